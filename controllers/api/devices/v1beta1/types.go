@@ -1,0 +1,129 @@
+// Package v1beta1 holds the part of KubeEdge's devices.kubeedge.io/v1beta1 API
+// that the testbed reads or writes. Fields are those of KubeEdge v1.23; what is
+// not named here is not written by us, and server-side apply leaves it alone.
+//
+// +kubebuilder:object:generate=true
+// +groupName=devices.kubeedge.io
+package v1beta1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// GroupVersion is the group and version of these types.
+var GroupVersion = schema.GroupVersion{Group: "devices.kubeedge.io", Version: "v1beta1"}
+
+// AddToScheme registers these types.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion, &Device{}, &DeviceList{}, &DeviceModel{}, &DeviceModelList{})
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+}
+
+const (
+	// AnnotationSensors carries what a board offers: base64 (line breaks
+	// allowed) of a JSON array with one element for each sensor.
+	AnnotationSensors = "sensors"
+	// LabelBoardID is the board's 96-bit unique id, 24 lower-case hex digits.
+	LabelBoardID = "sensors.fluidos.eu/board-id"
+)
+
+// +kubebuilder:object:root=true
+// +kubebuilder:printcolumn:name="Model",type=string,JSONPath=`.spec.deviceModelRef.name`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Protocol",type=string,JSONPath=`.spec.protocol.protocolName`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+
+// Device is a leaf edge device: one board.
+type Device struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec DeviceSpec `json:"spec,omitempty"`
+}
+
+// DeviceSpec says which model a board is of and which node hears it.
+type DeviceSpec struct {
+	// DeviceModelRef names the DeviceModel in the same namespace.
+	DeviceModelRef *ObjectRef `json:"deviceModelRef,omitempty"`
+	// NodeName is the edge node whose mapper speaks to the board.
+	NodeName string `json:"nodeName,omitempty"`
+	// Protocol is how the mapper reaches the board.
+	Protocol ProtocolConfig `json:"protocol,omitempty"`
+	// Properties are what can be read, one for each quantity.
+	Properties []DeviceProperty `json:"properties,omitempty"`
+}
+
+// ObjectRef names an object in the same namespace.
+type ObjectRef struct {
+	Name string `json:"name,omitempty"`
+}
+
+// ProtocolConfig is a protocol with its settings.
+type ProtocolConfig struct {
+	ProtocolName string `json:"protocolName,omitempty"`
+	// +kubebuilder:pruning:PreserveUnknownFields
+	ConfigData *runtime.RawExtension `json:"configData,omitempty"`
+}
+
+// DeviceProperty is one property of a board.
+type DeviceProperty struct {
+	Name     string         `json:"name,omitempty"`
+	Visitors ProtocolConfig `json:"visitors,omitempty"`
+	// CollectCycle is how often the mapper reads the property, in ms.
+	CollectCycle int64 `json:"collectCycle,omitempty"`
+	// ReportCycle is how often the mapper reports the property, in ms.
+	ReportCycle   int64 `json:"reportCycle,omitempty"`
+	ReportToCloud bool  `json:"reportToCloud,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+
+// DeviceList is a list of Devices.
+type DeviceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Device `json:"items"`
+}
+
+// +kubebuilder:object:root=true
+// +kubebuilder:printcolumn:name="Protocol",type=string,JSONPath=`.spec.protocol`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+
+// DeviceModel is what all boards of one model have in common.
+type DeviceModel struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec DeviceModelSpec `json:"spec,omitempty"`
+}
+
+// DeviceModelSpec lists the properties of a model.
+type DeviceModelSpec struct {
+	Protocol   string          `json:"protocol,omitempty"`
+	Properties []ModelProperty `json:"properties,omitempty"`
+}
+
+// ModelProperty is one property that every board of the model has.
+type ModelProperty struct {
+	Name        string `json:"name,omitempty"`
+	Description string `json:"description,omitempty"`
+	// +kubebuilder:validation:Enum=INT;FLOAT;DOUBLE;STRING;BOOLEAN;BYTES;STREAM
+	Type string `json:"type,omitempty"`
+	// +kubebuilder:validation:Enum=ReadWrite;ReadOnly
+	AccessMode string `json:"accessMode,omitempty"`
+	Minimum    string `json:"minimum,omitempty"`
+	Maximum    string `json:"maximum,omitempty"`
+	Unit       string `json:"unit,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+
+// DeviceModelList is a list of DeviceModels.
+type DeviceModelList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []DeviceModel `json:"items"`
+}
