@@ -1,0 +1,141 @@
+package topology
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+const (
+	defaultSeed         = 1
+	defaultRate         = 2
+	defaultMedian       = Duration(5 * time.Millisecond)
+	defaultMessageQPS   = 30
+	defaultMessageBurst = 60
+)
+
+// Default is the default testbed: two consumers, of which the first has two
+// endpoints, and one provider with two edge nodes, three STWINKT1B and three
+// STWINBX1. The humidity sensors declare 12, 16 and 20 ms.
+func Default() *Topology { return Custom(2, 1) }
+
+// Custom is a testbed of so many consumers and providers, each like those of the
+// default testbed: consumer-1 has two endpoints, every other one. A count below
+// one leaves a topology that is not valid.
+func Custom(consumers, providers int) *Topology {
+	t := &Topology{APIVersion: APIVersion, Kind: Kind}
+	for i := range consumers {
+		c := Consumer{Endpoints: []Endpoint{{Name: "a"}}}
+		if i == 0 {
+			c.Endpoints = append(c.Endpoints, Endpoint{Name: "b"})
+		}
+		t.Consumers = append(t.Consumers, c)
+	}
+	t.Providers = make([]Provider, max(providers, 0))
+	t.setDefaults(func(*field.Path) bool { return false })
+	return t
+}
+
+// defaultBoards are those of a provider that lists none.
+func defaultBoards() []Board {
+	var boards []Board
+	for _, ms := range []string{"12", "16", "20"} {
+		unit := "ms"
+		boards = append(boards, Board{Model: STWINKT1B,
+			Parts: map[string]Declared{"hts221": {Latency: &ms, LatencyUnit: &unit}}})
+	}
+	return append(boards, Board{Model: STWINBX1}, Board{Model: STWINBX1}, Board{Model: STWINBX1})
+}
+
+// setDefaults fills in what the file leaves open. has tells what it does give:
+// an explicit 0 or empty list stays, for validate to judge.
+func (t *Topology) setDefaults(has func(*field.Path) bool) {
+	if t.Seed == 0 && !has(field.NewPath("seed")) {
+		t.Seed = defaultSeed
+	}
+	for i := range t.Consumers {
+		at, c := field.NewPath("consumers").Index(i), &t.Consumers[i]
+		setText(&c.Name, fmt.Sprintf("consumer-%d", i+1), has(at.Child("name")))
+		if c.Endpoints == nil && !has(at.Child("endpoints")) {
+			c.Endpoints = []Endpoint{{Name: "a"}}
+		}
+	}
+	count := map[string]int{}
+	for i := range t.Providers {
+		t.Providers[i].setDefaults(field.NewPath("providers").Index(i), i, t.Seed, count, has)
+	}
+}
+
+func (p *Provider) setDefaults(at *field.Path, i int, seed uint64, count map[string]int, has func(*field.Path) bool) {
+	setText(&p.Name, fmt.Sprintf("provider-%d", i+1), has(at.Child("name")))
+	if p.EdgeNodes == nil && !has(at.Child("edgeNodes")) {
+		p.EdgeNodes = make([]EdgeNode, 2)
+	}
+	for j := range p.EdgeNodes {
+		setText(&p.EdgeNodes[j].Name, fmt.Sprintf("edge-%d", j+1), has(at.Child("edgeNodes").Index(j).Child("name")))
+	}
+	if p.MessageQPS == 0 && !has(at.Child("messageQPS")) {
+		p.MessageQPS = defaultMessageQPS
+	}
+	if p.MessageBurst == 0 && !has(at.Child("messageBurst")) {
+		p.MessageBurst = defaultMessageBurst
+	}
+	price := at.Child("price")
+	setText(&p.Price.Amount, "0", has(price.Child("amount")))
+	setText(&p.Price.Currency, "EUR", has(price.Child("currency")))
+	setText(&p.Price.Period, "hourly", has(price.Child("period")))
+	if p.Boards == nil && !has(at.Child("boards")) {
+		p.Boards = defaultBoards()
+	}
+	for j := range p.Boards {
+		b, at := &p.Boards[j], at.Child("boards").Index(j)
+		count[b.Model]++
+		setText(&b.Name, fmt.Sprintf("%s-%d", strings.ToLower(b.Model), count[b.Model]), has(at.Child("name")))
+		setText(&b.MAC, drawMAC(seed, b.Name), has(at.Child("mac")))
+		setText(&b.ID, drawID(seed, b.Name), has(at.Child("id")))
+		if mac, err := net.ParseMAC(b.MAC); err == nil {
+			b.MAC = mac.String()
+		}
+		b.ID = strings.ToLower(b.ID)
+		if b.Nodes == nil && !has(at.Child("nodes")) && len(p.EdgeNodes) > 0 {
+			b.Nodes = []string{p.EdgeNodes[j%len(p.EdgeNodes)].Name}
+		}
+		if b.Rate == 0 && !has(at.Child("rate")) {
+			b.Rate = defaultRate
+		}
+		latency := at.Child("latency")
+		if b.Latency.Median == 0 && !has(latency.Child("median")) {
+			b.Latency.Median = defaultMedian
+		}
+		if b.Latency.Jitter == 0 && !has(latency.Child("jitter")) {
+			b.Latency.Jitter = b.Latency.Median / 5
+		}
+	}
+}
+
+func setText(s *string, value string, given bool) {
+	if *s == "" && !given {
+		*s = value
+	}
+}
+
+// drawMAC draws a random static BLE address (the two highest bits set).
+func drawMAC(seed uint64, name string) string {
+	sum := draw("mac", seed, name)
+	return net.HardwareAddr(append([]byte{0xc0}, sum[:5]...)).String()
+}
+
+// drawID draws a 96-bit id.
+func drawID(seed uint64, name string) string {
+	sum := draw("id", seed, name)
+	return hex.EncodeToString(sum[:12])
+}
+
+func draw(what string, seed uint64, name string) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s", what, seed, name))
+}
