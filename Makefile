@@ -1,0 +1,49 @@
+# One command brings the testbed up and proves it: make testbed.
+# BACKEND, EDGE and NAME pass through: make testbed NAME=mine.
+BACKEND ?= auto
+EDGE    ?= auto
+NAME    ?= default
+
+GOLANGCI   = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+ACTIONLINT = go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+VERSION    = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS    = -X github.com/fluidos-edge/testbed/internal/cli.Version=$(VERSION)
+
+.PHONY: testbed
+testbed: build ## bring the testbed up and run both scenarios
+	bin/testbed up --demo --name $(NAME) --backend $(BACKEND) --edge $(EDGE)
+
+.PHONY: down
+down: build ## remove the testbed
+	bin/testbed down --name $(NAME)
+
+.PHONY: build
+build: ## build all programs into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: test
+test: build ## run every test that needs no container engine
+	TESTBED_ASSETS=$$(bin/testbed assets build) && export TESTBED_ASSETS && \
+	go test $$(go list ./... | grep -v '/scenarios$$') && \
+	go test -timeout 30m ./scenarios
+
+.PHONY: fuzz
+fuzz: ## fuzz every decoder of outside bytes for FUZZTIME each
+	hack/fuzz.sh $(or $(FUZZTIME),10s)
+
+.PHONY: generate
+generate: ## write deep copies, definitions and rights from markers
+	hack/generate.sh
+
+.PHONY: verify
+verify: ## fail if generated files or formatting are not up to date
+	hack/verify.sh
+
+.PHONY: lint
+lint: ## run linters
+	$(GOLANGCI) run ./...
+	$(ACTIONLINT)
+
+.PHONY: help
+help: ## list what make can do
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
