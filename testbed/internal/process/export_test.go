@@ -1,0 +1,38 @@
+package process
+
+import (
+	"syscall"
+	"time"
+)
+
+var (
+	NextBackoff = nextBackoff
+	ErrRunning  = errRunning
+)
+
+// DecodeRecord says what a record would start, or why it would not.
+func DecodeRecord(b []byte) (Spec, error) {
+	r, err := decodeRecord(b)
+	return r.Spec, err
+}
+
+// ParseStat gives start time, parent and whether it is a zombie.
+func ParseStat(s string) (string, int, bool, error) {
+	f, err := parseStat(s)
+	return f.start, f.parent, f.zombie, err
+}
+
+// StartOf gives the start time of a process.
+func StartOf(pid int) (string, error) {
+	f, err := inspect(pid)
+	return f.start, err
+}
+
+// SignalIf signals the process that has pid and start and belongs to id, if there is one.
+func SignalIf(pid int, start, id string, sig syscall.Signal) error {
+	return signal(identity{pid: pid, start: start}, id, sig)
+}
+
+const BackoffMin, BackoffMax, BackoffReset, MaxLog = backoffMin, backoffMax, backoffReset, int64(maxLog)
+
+var _ time.Duration = BackoffMin
