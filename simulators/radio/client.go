@@ -50,14 +50,39 @@ type Client struct {
 	nc     net.Conn
 	done   chan struct{}
 
-	wmu sync.Mutex // serialises writes to nc
+	wmu   sync.Mutex // serialises writes to nc
+	order sync.Mutex // keeps the end of a scan before the start of the next on the wire
 
 	mu    sync.Mutex
 	err   error // why the radio is gone
 	ref   uint32
 	calls map[uint32]chan pdu
 	conns map[uint32]*Conn
-	scan  chan Advertisement
+	scan  *stream[Advertisement]
+}
+
+// stream is what a reader of a Client or Conn gets. Its owner's mutex guards it.
+type stream[T any] struct {
+	ch chan T
+	// unwatch lets go of the reader's context; nil before the request is answered.
+	unwatch func() bool
+}
+
+// put reports whether there was room.
+func (s *stream[T]) put(v T) bool {
+	select {
+	case s.ch <- v:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *stream[T]) close() {
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	close(s.ch)
 }
 
 // Dial opens the radio behind a unix socket. ctx bounds the dialling only; the
@@ -97,51 +122,57 @@ func (c *Client) Close() error {
 // a second, and whenever it becomes connectable or busy. Advertisements that are
 // not read in time are lost. There is one scan at a time.
 func (c *Client) Scan(ctx context.Context) (<-chan Advertisement, error) {
-	ch := make(chan Advertisement, unreadAdvertisements)
+	scan := &stream[Advertisement]{ch: make(chan Advertisement, unreadAdvertisements)}
+	c.order.Lock()
+	defer c.order.Unlock()
 	c.mu.Lock()
 	switch {
 	case c.err != nil:
 		defer c.mu.Unlock()
-		return nil, c.err
+		return nil, fmt.Errorf("scan: %w", c.err)
 	case c.scan != nil:
 		defer c.mu.Unlock()
-		return nil, errors.New("radio: a scan is under way already")
+		return nil, errors.New("scan: one is under way already")
 	}
-	c.scan = ch
+	c.scan = scan
 	c.mu.Unlock()
-	stop := func() bool {
+	stop := func() {
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.scan != ch {
-			return false
+		mine := c.scan == scan
+		if mine {
+			c.scan = nil
+			scan.close()
 		}
-		c.scan = nil
-		close(ch)
-		return true
+		c.mu.Unlock()
+		if mine {
+			_ = c.send(pdu{kind: kindScan})
+		}
 	}
 	if _, err := c.call(ctx, pdu{kind: kindScan, flags: flagOn}); err != nil {
-		if stop() {
-			_ = c.send(pdu{kind: kindScan})
-		}
+		stop()
 		return nil, fmt.Errorf("scan: %w", err)
 	}
-	context.AfterFunc(ctx, func() {
-		if stop() {
-			_ = c.send(pdu{kind: kindScan})
-		}
-	})
-	return ch, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.scan == scan {
+		scan.unwatch = context.AfterFunc(ctx, func() {
+			c.order.Lock()
+			defer c.order.Unlock()
+			stop()
+		})
+	}
+	return scan.ch, nil
 }
 
 // Connect takes the connection of one board. ErrBusy: the board has one already.
 // ErrUnknown: this radio does not hear it. The Conn lives until its Close,
 // the board's leaving, or the radio's end; ctx bounds the connecting only.
 func (c *Client) Connect(ctx context.Context, mac Address) (*Conn, error) {
-	k := &Conn{c: c, mac: mac, done: make(chan struct{}), subs: map[uuid.UUID]chan Notification{}}
+	k := &Conn{c: c, mac: mac, done: make(chan struct{}), subs: map[uuid.UUID]*stream[Notification]{}}
 	c.mu.Lock()
 	if c.err != nil {
 		defer c.mu.Unlock()
-		return nil, c.err
+		return nil, fmt.Errorf("connect %s: %w", mac, c.err)
 	}
 	c.ref++
 	k.handle = c.ref
@@ -234,10 +265,7 @@ func (c *Client) handle(p pdu) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.scan != nil {
-			select {
-			case c.scan <- a:
-			default: // lost in the air
-			}
+			c.scan.put(a) // or it is lost in the air
 		}
 	case kindNotification:
 		if k := c.conn(p.conn); k != nil && !k.deliver(p) {
@@ -271,7 +299,7 @@ func (c *Client) end(err error) {
 	calls, conns := c.calls, c.conns
 	c.calls, c.conns = nil, nil
 	if c.scan != nil {
-		close(c.scan)
+		c.scan.close()
 		c.scan = nil
 	}
 	c.mu.Unlock()
@@ -291,9 +319,11 @@ type Conn struct {
 	mac    Address
 	done   chan struct{}
 
+	order sync.Mutex // keeps unsubscribing before subscribing again on the wire
+
 	mu   sync.Mutex
 	err  error // why the connection is gone
-	subs map[uuid.UUID]chan Notification
+	subs map[uuid.UUID]*stream[Notification]
 }
 
 // Address of the board.
@@ -359,7 +389,9 @@ func (k *Conn) Subscribe(ctx context.Context, characteristic string) (<-chan Not
 	if err != nil {
 		return nil, fmt.Errorf("subscribe %q of %s: %w", characteristic, k.mac, err)
 	}
-	ch := make(chan Notification, unreadNotifications)
+	sub := &stream[Notification]{ch: make(chan Notification, unreadNotifications)}
+	k.order.Lock()
+	defer k.order.Unlock()
 	k.mu.Lock()
 	switch {
 	case k.err != nil:
@@ -369,14 +401,14 @@ func (k *Conn) Subscribe(ctx context.Context, characteristic string) (<-chan Not
 		defer k.mu.Unlock()
 		return nil, fmt.Errorf("subscribe %s of %s: subscribed already", characteristic, k.mac)
 	}
-	k.subs[id] = ch // before the response: the first notification may follow it at once
+	k.subs[id] = sub // before the response: the first notification may follow it at once
 	k.mu.Unlock()
 	stop := func() {
 		k.mu.Lock()
-		mine := k.subs[id] == ch
+		mine := k.subs[id] == sub
 		if mine {
 			delete(k.subs, id)
-			close(ch)
+			sub.close()
 		}
 		k.mu.Unlock()
 		if mine {
@@ -387,8 +419,16 @@ func (k *Conn) Subscribe(ctx context.Context, characteristic string) (<-chan Not
 		stop()
 		return nil, fmt.Errorf("subscribe %s of %s: %w", characteristic, k.mac, err)
 	}
-	context.AfterFunc(ctx, stop)
-	return ch, nil
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.subs[id] == sub {
+		sub.unwatch = context.AfterFunc(ctx, func() {
+			k.order.Lock()
+			defer k.order.Unlock()
+			stop()
+		})
+	}
+	return sub.ch, nil
 }
 
 func (k *Conn) on(ctx context.Context, characteristic string, p pdu) (pdu, error) {
@@ -418,16 +458,8 @@ func (k *Conn) deliver(p pdu) bool {
 	n := Notification{Characteristic: p.uuid.String(), Value: p.value, Emitted: p.emitted, Received: Now()}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	ch := k.subs[p.uuid]
-	if ch == nil {
-		return true // unsubscribed just now
-	}
-	select {
-	case ch <- n:
-		return true
-	default:
-		return false
-	}
+	sub := k.subs[p.uuid]
+	return sub == nil || sub.put(n) // nil: unsubscribed just now
 }
 
 // drop ends the connection from this side.
@@ -448,8 +480,8 @@ func (k *Conn) end(err error) bool {
 		return false
 	}
 	k.err = err
-	for _, ch := range k.subs {
-		close(ch)
+	for _, sub := range k.subs {
+		sub.close()
 	}
 	k.subs = nil
 	close(k.done)
