@@ -96,7 +96,7 @@ func Up(ctx context.Context, o Options) (*Status, error) {
 		}
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		if uerr := ph.step("undo", func(func(string)) error { return remove(undo, rec) }); uerr != nil {
+		if uerr := ph.step(undo, "undo", func(func(string)) error { return remove(undo, rec) }); uerr != nil {
 			return nil, errors.Join(err, fmt.Errorf("undo: %w; `testbed down --name %s` tries again", uerr, o.Name))
 		}
 		return nil, err
@@ -165,7 +165,7 @@ func Down(ctx context.Context, o Options) error {
 		o.Log.Debug("no record", "err", err)
 		return state.Remove(o.Name)
 	}
-	return newPhases(o.Progress).step("down", func(say func(string)) error { return remove(ctx, rec) })
+	return newPhases(o.Progress).step(ctx, "down", func(say func(string)) error { return remove(ctx, rec) })
 }
 
 func remove(ctx context.Context, rec *state.Record) error {
@@ -224,7 +224,7 @@ type phases struct {
 
 func newPhases(report func(Event)) *phases { return &phases{report: report} }
 
-func (p *phases) step(name string, run func(say func(string)) error) error {
+func (p *phases) step(ctx context.Context, name string, run func(say func(string)) error) error {
 	start := time.Now()
 	seconds := func() float64 { return time.Since(start).Seconds() }
 	p.send(Event{Phase: name, State: "start", Fraction: -1})
@@ -232,7 +232,11 @@ func (p *phases) step(name string, run func(say func(string)) error) error {
 		p.send(Event{Phase: name, State: "progress", Detail: detail, Fraction: -1, Seconds: seconds()})
 	})
 	if err != nil {
-		p.send(Event{Phase: name, State: "fail", Detail: err.Error(), Fraction: -1, Seconds: seconds()})
+		detail := err.Error()
+		if ctx.Err() != nil {
+			detail = "stopped"
+		}
+		p.send(Event{Phase: name, State: "fail", Detail: detail, Fraction: -1, Seconds: seconds()})
 		return err
 	}
 	p.mu.Lock()
@@ -262,7 +266,7 @@ func (p *phases) assets(ctx context.Context, log *slog.Logger) (gobuild.Assets, 
 		return a, nil
 	}
 	start := time.Now()
-	err = p.step("assets", func(func(string)) error {
+	err = p.step(ctx, "assets", func(func(string)) error {
 		var err error
 		a, err = gobuild.Build(ctx, state.Cache(), log, func(g gobuild.Progress) {
 			p.send(Event{Phase: "assets", State: "progress", Detail: fmt.Sprintf("%s (%d of %d) %s", g.Asset, g.Done+1, g.Total, g.Detail),

@@ -76,7 +76,7 @@ type DataPathSpec struct {
 // Requirement compares one field of a sensor's characteristics. Exactly one
 // operator is set. Text ignores case; a list field matches if one element does.
 // Bounds are numbers with a unit ("16ms", "0.5 degC") and compare exactly.
-// +kubebuilder:validation:XValidation:rule="[has(self.equals), has(self.in), has(self.matches), has(self.lt), has(self.le), has(self.gt), has(self.ge)].exists_one(o, o)",message="exactly one of equals, in, matches, lt, le, gt, ge must be set"
+// +kubebuilder:validation:XValidation:rule="[has(self.equals), has(self.__in__), has(self.matches), has(self.lt), has(self.le), has(self.gt), has(self.ge)].exists_one(o, o)",message="exactly one of equals, in, matches, lt, le, gt, ge must be set"
 type Requirement struct {
 	// Field of the characteristics: uid, node, name, model, manufacturer,
 	// market, type.sensorCategory, type.sensorType, samplingRate, consumption,

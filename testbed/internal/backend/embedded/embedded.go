@@ -49,8 +49,10 @@ func New(rec *state.Record, assets gobuild.Assets, sup *process.Client, log *slo
 // Ports lists the ports that a topology needs, for Record.ChoosePorts.
 func Ports(t *topology.Topology) []string { return ports(t) }
 
-// Step runs one phase of Up and reports it; say replaces its detail.
-type Step func(phase string, run func(say func(string)) error) error
+// Step runs one phase of Up and reports it; say replaces its detail. ctx is
+// what the phase runs under: if it has ended, the phase was stopped, and is not
+// to blame.
+type Step func(ctx context.Context, phase string, run func(say func(string)) error) error
 
 // Up starts what is missing, restarts what differs, stops what is no longer
 // described, and returns once every sensor is on offer.
@@ -135,7 +137,7 @@ func (b *Backend) removeOthers(ctx context.Context, plan map[string][]process.Sp
 }
 
 func (b *Backend) upCluster(ctx context.Context, cluster string, plan map[string][]process.Spec, step Step) error {
-	return step("cluster "+cluster, func(say func(string)) error {
+	return step(ctx, "cluster "+cluster, func(say func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, clusterDeadline)
 		defer cancel()
 		// The manager gives up on an API server that is not there yet, so it starts last.
@@ -150,7 +152,7 @@ func (b *Backend) upCluster(ctx context.Context, cluster string, plan map[string
 }
 
 func (b *Backend) upSink(ctx context.Context, c topology.Consumer, plan map[string][]process.Spec, step Step) error {
-	return step("sink of "+c.Name, func(say func(string)) error {
+	return step(ctx, "sink of "+c.Name, func(say func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
 		defer cancel()
 		specs := plan[c.Name+"/sink"]
@@ -171,7 +173,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 	}
 	t := b.layout.rec.Topology
 	var c client.Client
-	err := step("definitions and rights in "+p.Name, func(func(string)) error {
+	err := step(ctx, "definitions and rights in "+p.Name, func(func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
 		defer cancel()
 		var err error
@@ -190,7 +192,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 	if err != nil {
 		return err
 	}
-	err = step("components of "+p.Name, func(say func(string)) error {
+	err = step(ctx, "components of "+p.Name, func(say func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
 		defer cancel()
 		return b.start(ctx, plan[p.Name+"/components"], say)
@@ -198,7 +200,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 	if err != nil {
 		return err
 	}
-	return step("sensors on offer at "+p.Name, func(say func(string)) error {
+	return step(ctx, "sensors on offer at "+p.Name, func(say func(string)) error {
 		for _, name := range []string{hollowedge, boards, mapper, erm} {
 			for _, s := range plan[p.Name+"/components"] {
 				if s.External && strings.HasPrefix(s.Name, p.Name+"/"+name) {
