@@ -230,8 +230,10 @@ func (c *Client) Wait(ctx context.Context, names ...string) error {
 		if ctx.Err() == nil && wait(ctx, waitEvery) == nil {
 			continue
 		}
-		if last == nil {
-			return fmt.Errorf("wait for %s: nothing observed: %w", strings.Join(names, ", "), context.Cause(ctx))
+		if last == nil { // the time was too short for one answer
+			if last, err = c.look(ctx, names); err != nil || last == nil {
+				return err
+			}
 		}
 		text := fmt.Sprintf("%s is not ready: %s (pid %d, restarts %d)", last.Name, last.Reason, last.PID, last.Restarts)
 		if last.Log != "" {
@@ -239,6 +241,17 @@ func (c *Client) Wait(ctx context.Context, names ...string) error {
 		}
 		return fmt.Errorf("%s: %w", text, context.Cause(ctx))
 	}
+}
+
+// look asks once more after the end of ctx.
+func (c *Client) look(ctx context.Context, names []string) (*Status, error) {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+	defer cancel()
+	all, err := c.List(late)
+	if err != nil {
+		return nil, fmt.Errorf("wait for %s: %w (%w)", strings.Join(names, ", "), context.Cause(ctx), err)
+	}
+	return notReady(all, names)
 }
 
 // notReady gives the first component that is not ready, of those named.

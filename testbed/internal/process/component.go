@@ -177,7 +177,9 @@ func (c *component) start(spec Spec) (*exec.Cmd, error) {
 	cmd.Env = append(append(inherited(), spec.Env...), EnvID+"="+c.id)
 	cmd.Stdout, cmd.Stderr = out, out // files, so that they need nobody to read them
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	c.set(func(s *Status) { s.Hash, s.Ready, s.Reason, s.StartedAt = hash, false, "starting", time.Now() })
+	c.set(func(s *Status) {
+		s.Hash, s.Ready, s.Reason, s.StartedAt = hash, false, c.because("starting"), time.Now()
+	})
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -246,10 +248,7 @@ func (c *component) probe(ctx context.Context, since time.Time) {
 		c.set(func(s *Status) {
 			s.Ready, s.Reason = ready, ""
 			if !ready {
-				s.Reason = err.Error()
-				if c.before != "" {
-					s.Reason += "; its last run " + c.before
-				}
+				s.Reason = c.because(err.Error())
 			}
 		})
 		every := probeStarting
@@ -293,6 +292,14 @@ func (c *component) set(f func(*Status)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f(&c.status)
+}
+
+// because adds to a reason how the last run ended. c.mu is held.
+func (c *component) because(reason string) string {
+	if c.before != "" {
+		reason += "; its last run " + c.before
+	}
+	return reason
 }
 
 // report is the component's status now.

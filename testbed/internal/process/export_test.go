@@ -1,9 +1,6 @@
 package process
 
-import (
-	"syscall"
-	"time"
-)
+import "syscall"
 
 var (
 	NextBackoff = nextBackoff
@@ -14,12 +11,6 @@ var (
 func DecodeRecord(b []byte) (Spec, error) {
 	r, err := decodeRecord(b)
 	return r.Spec, err
-}
-
-// ParseStat gives start time, parent and whether it is a zombie.
-func ParseStat(s string) (string, int, bool, error) {
-	f, err := parseStat(s)
-	return f.start, f.parent, f.zombie, err
 }
 
 // StartOf gives the start time of a process.
@@ -34,5 +25,3 @@ func SignalIf(pid int, start, id string, sig syscall.Signal) error {
 }
 
 const BackoffMin, BackoffMax, BackoffReset, MaxLog = backoffMin, backoffMax, backoffReset, int64(maxLog)
-
-var _ time.Duration = BackoffMin

@@ -58,10 +58,18 @@ func (s *slot) component() *component {
 // serves clients until Shutdown or the end of ctx. Both stop all components, the
 // last applied first; after Shutdown nothing is recorded any more, after the end
 // of ctx the next Serve starts them again. It returns an error at once if
-// another supervisor serves this testbed.
+// another supervisor serves this testbed, or if its folders, which Start makes,
+// are not there.
 func Serve(ctx context.Context, d Dirs, id string, log *slog.Logger) (err error) {
 	if id == "" {
 		return errors.New("supervise: no id given")
+	}
+	// Start makes the folders. If they are gone, so is the testbed: a supervisor
+	// that comes up late, after a killed Start and a Reap, must not bring it back.
+	for _, p := range []string{d.State, d.Run} {
+		if _, err := os.Stat(p); err != nil {
+			return fmt.Errorf("supervise: %w", err)
+		}
 	}
 	if err := d.make(); err != nil {
 		return err

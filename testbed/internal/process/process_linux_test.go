@@ -770,6 +770,32 @@ func TestStartFailures(t *testing.T) {
 	until(t, "end of the child", func() bool { left, _ := process.Owned(b.id); return len(left) == 0 })
 }
 
+// Whenever the command that starts a supervisor is killed, Reap finds all of it,
+// and what comes up after the folders are gone ends by itself.
+func TestKilledStart(t *testing.T) {
+	for _, moment := range []string{"", "state/logs/supervisor.log", "state/supervisor.lock", "run/supervisor.sock"} {
+		b := newBed(t)
+		cli := exec.Command(os.Args[0], "helper", "start", b.State, b.Run, b.id)
+		if err := cli.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if moment != "" {
+			path := strings.Replace(strings.Replace(moment, "state", b.State, 1), "run/", b.Run+"/", 1)
+			until(t, moment, func() bool { _, err := os.Stat(path); return err == nil })
+		}
+		_ = cli.Process.Kill()
+		_ = cli.Wait()
+		if err := errors.Join(process.Reap(deadline(t), b.id), os.RemoveAll(b.State)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "nothing left", func() bool { left, err := process.Owned(b.id); return err == nil && len(left) == 0 })
+	}
+	b := newBed(t)
+	if err := process.Serve(deadline(t), b.Dirs, b.id, slog.New(slog.DiscardHandler)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("supervisor of a removed testbed: %v", err)
+	}
+}
+
 // The supervisor outlives the command that started it, has a session of its own
 // and none of its files; a component has an environment of its own.
 func TestDetached(t *testing.T) {
