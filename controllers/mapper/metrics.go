@@ -1,0 +1,56 @@
+package mapper
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Reasons why a sample was dropped before it was numbered.
+const (
+	reasonOverflow  = "overflow"  // the sensor's queue was full; the oldest went
+	reasonMalformed = "malformed" // a frame that is none, or a reading that is no number
+	reasonStopped   = "stopped"   // the mapper stopped, or has more sensors than it serves
+)
+
+// metrics of one mapper.
+type metrics struct {
+	published prometheus.Counter
+	dropped   *prometheus.CounterVec
+	boards    prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		published: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mapper_samples_published_total", Help: "Samples that the broker acknowledged.",
+		}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mapper_samples_dropped_total", Help: "Samples that were dropped before they were numbered, by reason.",
+		}, []string{"reason"}),
+		boards: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "mapper_boards_connected", Help: "Boards that are connected.",
+		}),
+	}
+	for _, r := range []string{reasonOverflow, reasonMalformed, reasonStopped} {
+		m.dropped.WithLabelValues(r)
+	}
+	return m
+}
+
+// register at r until the function that it returns is called.
+func (m *metrics) register(r prometheus.Registerer) (func(), error) {
+	all := []prometheus.Collector{m.published, m.dropped, m.boards}
+	undo := func() {
+		for _, c := range all {
+			r.Unregister(c)
+		}
+	}
+	for _, c := range all {
+		if err := r.Register(c); err != nil {
+			undo()
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return undo, nil
+}

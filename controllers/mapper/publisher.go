@@ -1,0 +1,208 @@
+package mapper
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Bounds of the publisher.
+const (
+	maxStreams = 4096
+	// graceful is how long a line that was handed over may wait for its
+	// acknowledgement after the mapper was told to stop, so that it is in the
+	// journal.
+	graceful = 2 * time.Second
+)
+
+// publisher numbers samples and hands them to the broker. Each sensor has a
+// queue of its own and at most one line under way, so nothing reorders its
+// samples: not a lost connection and not a slow acknowledgement. A line is sent,
+// byte for byte the same, until it is acknowledged. A sample gets its number
+// only when it is handed over: one dropped from a full queue leaves no gap.
+type publisher struct {
+	broker    broker
+	journal   *journal
+	metrics   *metrics
+	log       *slog.Logger
+	namespace string
+	queue     int
+
+	mu      sync.Mutex
+	streams map[string]*stream
+	start   func(*stream) // nil unless running
+	stopped bool
+}
+
+// stream is the queue of one sensor.
+type stream struct {
+	mu    sync.Mutex
+	queue []sample
+	wake  chan struct{}
+}
+
+// run publishes until ctx ends; an error is the journal's.
+func (p *publisher) run(ctx context.Context) error {
+	group, gctx := errgroup.WithContext(ctx)
+	late, cancel := linger(gctx, graceful)
+	defer cancel()
+	p.mu.Lock()
+	p.start = func(st *stream) { group.Go(func() error { return p.serve(gctx, late, st) }) }
+	for _, st := range p.streams { // of samples that came before
+		p.start(st)
+	}
+	p.mu.Unlock()
+	<-gctx.Done()
+	p.mu.Lock()
+	p.start, p.stopped = nil, true
+	p.mu.Unlock()
+	err := group.Wait()
+	left := 0
+	for _, st := range p.streams {
+		left += st.len()
+	}
+	if left > 0 {
+		p.metrics.dropped.WithLabelValues(reasonStopped).Add(float64(left))
+		p.log.Warn("samples were left when the mapper stopped", "samples", left)
+	}
+	return err
+}
+
+// push queues a sample and never blocks.
+func (p *publisher) push(s sample) {
+	st := p.stream(s.uid)
+	if st == nil {
+		p.metrics.dropped.WithLabelValues(reasonStopped).Inc()
+		return
+	}
+	st.mu.Lock()
+	over := len(st.queue) >= p.queue
+	if over {
+		st.queue = st.queue[1:]
+	}
+	st.queue = append(st.queue, s)
+	st.mu.Unlock()
+	if over {
+		p.metrics.dropped.WithLabelValues(reasonOverflow).Inc()
+	}
+	select {
+	case st.wake <- struct{}{}:
+	default:
+	}
+}
+
+// stream of a sensor, made if there is room; nil if not or when stopped.
+func (p *publisher) stream(uid string) *stream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if st, ok := p.streams[uid]; ok {
+		return st
+	}
+	if p.stopped || len(p.streams) >= maxStreams {
+		return nil
+	}
+	st := &stream{wake: make(chan struct{}, 1)}
+	p.streams[uid] = st
+	if p.start != nil {
+		p.start(st)
+	}
+	return st
+}
+
+// waiting blocks until the stream has a sample.
+func (st *stream) waiting(ctx context.Context) error {
+	for {
+		if st.len() > 0 {
+			return ctx.Err()
+		}
+		select {
+		case <-st.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (st *stream) len() int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return len(st.queue)
+}
+
+func (st *stream) pop() (sample, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.queue) == 0 {
+		return sample{}, false
+	}
+	s := st.queue[0]
+	st.queue = st.queue[1:]
+	return s, true
+}
+
+// serve one stream until ctx ends, and then the line under way until late does.
+func (p *publisher) serve(ctx, late context.Context, st *stream) error {
+	var epoch, seq, last int64
+	for {
+		if st.waiting(ctx) != nil || p.broker.Await(ctx) != nil {
+			return nil
+		}
+		s, ok := st.pop()
+		if !ok {
+			continue
+		}
+		if s.epoch != epoch {
+			epoch, seq = s.epoch, 0
+		}
+		at := max(s.at, last+1)
+		line, err := s.encode(seq+1, at)
+		if err != nil {
+			p.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
+			p.log.Warn("sample dropped", "err", err)
+			continue
+		}
+		seq, last = seq+1, at
+		if !p.deliver(late, p.namespace+"/"+s.topic, line) {
+			p.log.Warn("stopped before the broker acknowledged a line", "sensor", s.uid, "epoch", epoch, "seq", seq)
+			return nil
+		}
+		p.metrics.published.Inc()
+		if err := p.journal.append(line); err != nil {
+			// A published line that is missing in the journal would make
+			// every judgement on it wrong: better to stop.
+			return fmt.Errorf("after sample %d of %s: %w", seq, s.uid, err)
+		}
+	}
+}
+
+// deliver hands a line over until it is acknowledged; false if it was not
+// before ctx ended.
+func (p *publisher) deliver(ctx context.Context, topic string, line []byte) bool {
+	for {
+		err := p.broker.Publish(ctx, topic, line)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		p.log.Debug("line will be sent again", "err", err)
+		if p.broker.Await(ctx) != nil {
+			return false
+		}
+	}
+}
+
+// linger is a context that outlives ctx by d.
+func linger(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(d, cancel)
+		context.AfterFunc(longer, func() { t.Stop() })
+	})
+	return longer, func() { stop(); cancel() }
+}
