@@ -97,6 +97,9 @@ func Lock(ctx context.Context, name string, waiting func()) (unlock func(), err 
 		}
 		l := flock.New(Dir(name), flock.SetFlag(os.O_RDONLY))
 		ok, err := l.TryLock()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed between the two lines above
+		}
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", Dir(name), err)
 		}
@@ -105,7 +108,11 @@ func Lock(ctx context.Context, name string, waiting func()) (unlock func(), err 
 				waiting()
 				waiting = nil
 			}
-			if _, err := l.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+			_, err := l.TryLockContext(ctx, 100*time.Millisecond)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed by the one that had it
+			}
+			if err != nil {
 				return nil, fmt.Errorf("another command is changing testbed %s: %w", name, err)
 			}
 		}
