@@ -30,11 +30,11 @@ type SelectFunc func([]sensors.Requirement, Offer) (Verdict, error)
 // Text ignores case, and what is not declared is empty text. A list
 // (type.sensorType) meets a requirement if one element does. latency,
 // samplingRate, consumption and accuracy[...] are quantities: bounds compare
-// them as exact numbers with units converted, equals and in also as text. The
-// unit of a value stands in properties.unit; only if that is empty may it
-// follow the number ("12 ms"), except in an accuracy, whose own unit goes
-// before that of the measurement. A value without a usable number or unit
-// never meets a bound.
+// them as exact numbers with units converted, and so do equals and in where both
+// sides have a number and a unit. The unit of a value stands in properties.unit;
+// only if that is empty may it follow the number ("12 ms"), except in an
+// accuracy, whose own unit goes before that of the measurement. A value without a
+// usable number or unit never meets a bound.
 func Select(reqs []sensors.Requirement, o Offer) (Verdict, error) {
 	judges := make([]judge, len(reqs))
 	for i, r := range reqs {
@@ -248,24 +248,25 @@ func (f field) oneOf(verb string, wanted []string) judge {
 			quantities[i], _ = f.parse(w, "")
 		}
 	}
+	complaint := verb + " " + strings.Join(quoted, ", ")
 	asText := f.anyText(func(s string) bool {
 		return slices.ContainsFunc(wanted, func(w string) bool { return strings.EqualFold(s, w) })
-	}, verb+" "+strings.Join(quoted, ", "))
+	}, complaint)
 	return func(o Offer) string {
-		reason := asText(o)
-		if reason == "" || f.quantity == nil {
-			return reason
+		if f.quantity == nil {
+			return asText(o)
 		}
 		v, unusable := f.value(o)
-		switch {
-		case unusable != "":
-			return reason
-		case slices.ContainsFunc(quantities, func(w quantity) bool {
-			return w.n != nil && w.dim == v.dim && w.n.Cmp(v.n) == 0
-		}):
-			return ""
+		if unusable != "" {
+			return asText(o)
 		}
-		return shorten(f.name+" "+v.text+" "+verb+" "+strings.Join(quoted, ", "), maxReason)
+		text := f.texts(o)[0]
+		for i, w := range quantities {
+			if w.n == nil && strings.EqualFold(text, wanted[i]) || w.n != nil && w.dim == v.dim && w.n.Cmp(v.n) == 0 {
+				return ""
+			}
+		}
+		return shorten(f.name+" "+v.text+" "+complaint, maxReason)
 	}
 }
 
