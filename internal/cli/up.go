@@ -1,0 +1,353 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fluidos-edge/testbed/scenarios"
+	"github.com/fluidos-edge/testbed/testbed"
+	"github.com/fluidos-edge/testbed/testbed/topology"
+)
+
+type upFlags struct {
+	consumers, providers int
+	retain, demo         bool
+	external             []string
+	backend, edge        string
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Bring a testbed up, or make one that runs as described",
+		Long: `up brings about what the topology file describes: without -f what runs already, or the
+default testbed. What runs as asked is kept. A failed or interrupted up undoes what it
+made, unless --retain; what it built stays in the cache. The first one builds etcd,
+Kubernetes, Telegraf and InfluxDB from source, which takes some minutes.`,
+		Example: `  testbed up
+  testbed up --consumers 3 --providers 2 --name big
+  testbed up -f lab.yaml --demo
+  testbed up --external provider-1/erm    # the ERM is yours to run, in a debugger`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd, f) },
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&f.consumers, "consumers", 0, "so many consumers like the default ones, instead of a file")
+	flags.IntVar(&f.providers, "providers", 0, "so many providers like the default one, instead of a file")
+	flags.BoolVar(&f.retain, "retain", false, "keep what a failed up made, to look at")
+	flags.BoolVar(&f.demo, "demo", false, "run the scenarios, then show how to reach everything")
+	flags.StringArrayVar(&f.external, "external", nil, "`component` that somebody else runs, such as provider-1/erm; repeatable")
+	flags.StringVar(&f.backend, "backend", "auto", "what clusters run on: auto or embedded")
+	flags.StringVar(&f.edge, "edge", "auto", "edge runtime: auto or hollow")
+	fixedWords(cmd, "backend", "auto", "embedded")
+	fixedWords(cmd, "edge", "auto", "hollow")
+	if err := cmd.RegisterFlagCompletionFunc("external", a.complete(componentNames)); err != nil {
+		panic(err)
+	}
+	return cmd
+}
+
+func (a *app) up(cmd *cobra.Command, f upFlags) error {
+	if err := pair(f.backend, f.edge); err != nil {
+		return err
+	}
+	o := a.options()
+	o.Retain, o.External = f.retain, f.external
+	var err error
+	if o.Topology, err = a.topology(cmd, f); err != nil {
+		return err
+	}
+	if o.Topology != nil {
+		for _, w := range o.Topology.Warnings() {
+			fmt.Fprintf(a.stderr, "warning: %s\n", w)
+		}
+	}
+	if f.backend == "auto" && !a.quiet {
+		fmt.Fprintln(a.stderr, "backend embedded, edge hollow: this version has no others")
+	}
+	ctx, cancel := a.deadline(cmd.Context())
+	defer cancel()
+	defer a.sayWhenInterrupted(cmd.Context(), "undoing what was begun; Ctrl-C again leaves it to `"+a.command("down")+"`", f.retain)()
+	s, err := a.bringUp(ctx, o)
+	if err != nil {
+		return err
+	}
+	var results []scenarios.Result
+	if f.demo {
+		if results, err = a.runDemo(ctx, s, "all"); err != nil {
+			return err
+		}
+	}
+	code := judge(results)
+	if code == exitOK && s.Phase != testbed.PhaseReady {
+		code = exitFailed
+	}
+	switch {
+	case a.json() && f.demo:
+		err = a.printJSON(struct {
+			Status *testbed.Status    `json:"status"`
+			Demo   []scenarios.Result `json:"demo"`
+		}{s, results})
+	case a.json():
+		err = a.printJSON(s)
+	default:
+		if f.demo {
+			a.printResults(results)
+			a.printf("\n")
+		}
+		a.printStatus(s)
+		a.printExternal(s)
+		a.printNext(s, f.demo)
+	}
+	if err == nil && code != exitOK {
+		err = &verdictError{code}
+	}
+	return err
+}
+
+func (a *app) bringUp(ctx context.Context, o testbed.Options) (*testbed.Status, error) {
+	tell, end := a.progress()
+	defer end()
+	o.Progress = tell
+	s, err := a.engine.up(ctx, o)
+	if err = a.notUp(caused(ctx, err), "testbed "+a.name+" could not be brought up",
+		"try again with --retain and -v, and read the log that is named; `"+a.command("down")+"` removes what is left"); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// caused adds why ctx ended.
+func caused(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errTimeout) && !errors.Is(err, errTimeout) {
+		return fmt.Errorf("%w: %w", errTimeout, err)
+	}
+	return err
+}
+
+// sayWhenInterrupted tells at once what a first Ctrl-C does.
+func (a *app) sayWhenInterrupted(ctx context.Context, what string, not bool) (stop func()) {
+	if not || a.quiet {
+		return func() {}
+	}
+	off := context.AfterFunc(ctx, func() { fmt.Fprintf(a.stderr, "interrupted: %s\n", what) })
+	return func() { off() }
+}
+
+// pair judges backend and edge runtime.
+func pair(backend, edge string) error {
+	switch backend {
+	case "auto", "embedded":
+	case "kind", "existing":
+		return usage("use --backend embedded, which needs no container engine", "--backend %s is not in this version", backend)
+	default:
+		return usage("use --backend auto or --backend embedded", "--backend: there is no backend %q", backend)
+	}
+	switch edge {
+	case "auto", "hollow":
+	case "kubeedge":
+		return usage("use --edge hollow, which behaves the same", "--edge %s is not in this version", edge)
+	default:
+		return usage("use --edge auto or --edge hollow", "--edge: there is no edge runtime %q", edge)
+	}
+	return nil
+}
+
+// topology that the flags ask for; nil leaves it to what runs.
+func (a *app) topology(cmd *cobra.Command, f upFlags) (*topology.Topology, error) {
+	custom := false
+	for _, c := range []struct {
+		flag   string
+		value  *int
+		absent int
+	}{{"consumers", &f.consumers, 2}, {"providers", &f.providers, 1}} {
+		switch {
+		case !cmd.Flags().Changed(c.flag):
+			*c.value = c.absent
+		case *c.value < 1 || *c.value > maxClusters:
+			return nil, usage(fmt.Sprintf("use a number from 1 to %d", maxClusters), "--%s: %d is no number of clusters", c.flag, *c.value)
+		default:
+			custom = true
+		}
+	}
+	switch {
+	case custom && a.file != "":
+		return nil, usage("write the clusters into the file, or leave -f out", "-f and --consumers or --providers exclude each other")
+	case custom:
+		return topology.Custom(f.consumers, f.providers), nil
+	case a.file == "":
+		return nil, nil
+	}
+	name, data, err := a.read(a.file)
+	if err != nil {
+		return nil, err
+	}
+	return topology.Load(name, data)
+}
+
+const (
+	// maxClusters of a kind: each one is some processes and 200 MiB.
+	maxClusters = 50
+	maxInput    = 8 << 20
+)
+
+// read a file, or standard input for "-".
+func (a *app) read(file string) (name string, data []byte, err error) {
+	in, name := a.stdin, "standard input"
+	if file != "-" {
+		name = file
+		f, err := os.Open(file)
+		if err != nil {
+			return "", nil, &failure{exit: exitUsage, code: "input", message: err.Error(), fix: "name a file that can be read, or - for standard input" + alike(file), err: err}
+		}
+		defer f.Close()
+		in = f
+	}
+	if data, err = io.ReadAll(io.LimitReader(in, maxInput+1)); err != nil {
+		return "", nil, &failure{exit: exitUsage, code: "input", message: "read " + name + ": " + err.Error(), fix: "name a file, not a folder", err: err}
+	}
+	if len(data) > maxInput {
+		return "", nil, badInput("check that this is the file that you mean", "%s is larger than %d MiB", name, maxInput>>20)
+	}
+	return name, data, nil
+}
+
+// alike names files in the same folder that were probably meant.
+func alike(file string) string {
+	base := strings.TrimSuffix(file, filepath.Ext(file))
+	for _, ext := range []string{".yaml", ".yml"} {
+		if _, err := os.Stat(base + ext); err == nil {
+			return "; there is " + base + ext
+		}
+	}
+	return ""
+}
+
+// printNext are the commands for the next minute.
+func (a *app) printNext(s *testbed.Status, demoRan bool) {
+	a.printf("\nnext:\n")
+	if !demoRan {
+		a.printf("  %s\n", a.command("demo"))
+	}
+	for _, p := range s.Providers {
+		a.printf("  %s\n", a.command("kubectl "+p.Name+" -- get flavors,datapaths,devices,rules,nodes -A"))
+	}
+	a.printf("  %s\n", a.command("down"))
+}
+
+func (a *app) downCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Remove a testbed: processes and files, all but caches",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := a.deadline(cmd.Context())
+			defer cancel()
+			tell, end := a.progress()
+			o := a.options()
+			o.Progress = tell
+			err := caused(ctx, a.down(ctx, o))
+			end()
+			if err != nil {
+				return err
+			}
+			if a.json() {
+				return a.printJSON(map[string]string{"name": a.name, "phase": testbed.PhaseAbsent})
+			}
+			a.printf("testbed %s is removed\n", a.name)
+			return nil
+		},
+	}
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "What runs and how to reach it",
+		Long:  "status shows clusters, components and the time of each phase.\nExit code 0 if the testbed is Ready, 1 if Degraded or still Starting, 4 if there is none.",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := a.deadline(cmd.Context())
+			defer cancel()
+			s, err := a.describe(ctx, a.options())
+			if errors.Is(err, testbed.ErrAbsent) && a.json() {
+				// Absent is an answer, not a failure to answer.
+				s, err = &testbed.Status{Name: a.name, Phase: testbed.PhaseAbsent,
+					Clusters: []testbed.Cluster{}, Components: []testbed.Component{}, Phases: []testbed.PhaseTime{}}, nil
+			}
+			if err != nil {
+				return caused(ctx, err)
+			}
+			if a.json() {
+				if err := a.printJSON(s); err != nil {
+					return err
+				}
+			} else {
+				a.printStatus(s)
+				a.printExternal(s)
+			}
+			switch s.Phase {
+			case testbed.PhaseReady:
+				return nil
+			case testbed.PhaseAbsent:
+				return &verdictError{exitAbsent}
+			}
+			if !a.json() {
+				fmt.Fprintf(a.stderr, "fix: `%s` starts what does not run\n", a.command("up"))
+			}
+			return &verdictError{exitFailed}
+		},
+	}
+}
+
+func (a *app) assetsCommand() *cobra.Command {
+	build := &cobra.Command{
+		Use:   "build",
+		Short: "Build etcd, Kubernetes, Telegraf and InfluxDB into the cache",
+		Long: `build makes what the embedded backend runs, from pinned Go modules, unless it is in the
+cache. An interrupted build continues where it was; two at once do not disturb each other.`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := a.deadline(cmd.Context())
+			defer cancel()
+			tell, end := a.progress()
+			o := a.options()
+			o.Progress = tell
+			err := a.buildAssets(ctx, o)
+			end()
+			if err := a.notUp(caused(ctx, err), "assets could not be built", "read what the compiler says; `testbed assets build` continues"); err != nil {
+				return err
+			}
+			if a.json() {
+				return a.printJSON(map[string]any{"pins": testbed.Pins()})
+			}
+			a.printf("assets are built\n")
+			return nil
+		},
+	}
+	return group(&cobra.Command{Use: "assets", Short: "What the embedded backend runs"}, build)
+}
+
+func (a *app) superviseCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "supervise",
+		Short:  "Be the supervisor of a testbed; `up` starts it",
+		Hidden: true,
+		Args:   exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			err := a.supervise(cmd.Context(), a.name)
+			if cmd.Context().Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+				return nil // a signal is how it ends
+			}
+			return err
+		},
+	}
+}
