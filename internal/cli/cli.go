@@ -308,7 +308,9 @@ func (a *app) complete(words func(*testbed.Status) []string) cobra.CompletionFun
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		s, err := a.describe(cmd.Context(), testbed.Options{Name: a.name})
+		ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Second) // a shell waits
+		defer cancel()
+		s, err := a.describe(ctx, testbed.Options{Name: a.name})
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -246,6 +247,31 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("exit code %d, stdout %q, stderr %q", code, out, stderr)
 	}
 }
+
+// What a first Ctrl-C does is said at once, before the command has undone anything.
+func TestInterruptedSays(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	said := make(chan string, 1)
+	stderr := writer(func(p []byte) (int, error) {
+		select {
+		case said <- string(p):
+		default:
+		}
+		return len(p), nil
+	})
+	f := cli.Fake{Up: func(ctx context.Context, _ testbed.Options) (*testbed.Status, error) {
+		cancel()
+		<-said // the test's own deadline ends a wait for nothing
+		return nil, ctx.Err()
+	}}
+	if code := cli.RunFake(ctx, f, []string{"up", "--backend", "embedded"}, nil, io.Discard, stderr); code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 func TestTimeout(t *testing.T) {
 	wait := func(ctx context.Context, _ testbed.Options) error { <-ctx.Done(); return ctx.Err() }

@@ -80,9 +80,10 @@ func (a *app) runDemo(ctx context.Context, s *testbed.Status, scenario string) (
 			fmt.Fprintf(a.stderr, "warning: testbed %s is %s: %s\n", a.name, s.Phase, strings.Join(down, "; "))
 		}
 	}
-	tell, end := a.progress()
-	defer end()
-	results, err := a.demo(ctx, s, scenario, tell)
+	p := a.progress()
+	defer p.end()
+	defer p.whenInterrupted(ctx, "removing what this run made")()
+	results, err := a.demo(ctx, s, scenario, p.tell)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

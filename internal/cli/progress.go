@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -36,17 +38,18 @@ type phase struct {
 }
 
 const (
+	maxLive     = 12 // lines; more than the terminal has could not be erased
 	redrawEvery = 120 * time.Millisecond
 	sayEvery    = 30 // seconds
 )
 
-// progress returns where events go and what ends the display; call end before
-// anything else is written to stderr.
-func (a *app) progress() (tell func(testbed.Event), end func()) {
-	if a.quiet {
-		return func(testbed.Event) {}, func() {}
-	}
+// progress starts the display; call end before anything else is written to stderr.
+func (a *app) progress() *progress {
 	p := &progress{w: a.stderr, now: time.Now, width: func() int { return 0 }}
+	if a.quiet {
+		p.w = io.Discard
+		return p
+	}
 	if f := terminal(a.stderr, term.IsTerminal); f != nil && !a.verbose { // a log would tear the live lines
 		p.width = func() int {
 			if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
@@ -57,7 +60,28 @@ func (a *app) progress() (tell func(testbed.Event), end func()) {
 		p.stop, p.stopped = make(chan struct{}), make(chan struct{})
 		go p.animate()
 	}
-	return p.tell, p.end
+	return p
+}
+
+// whenInterrupted says at once what a first Ctrl-C does.
+func (p *progress) whenInterrupted(ctx context.Context, what string) (forget func() bool) {
+	return context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.line("interrupted: " + what)
+	})
+}
+
+// line stays on the screen, above the live ones.
+func (p *progress) line(s string) {
+	if p.width() > 0 {
+		p.draw(s)
+		return
+	}
+	fmt.Fprintln(p.w, s)
 }
 
 func (p *progress) animate() {
@@ -123,11 +147,7 @@ func (p *progress) tell(e testbed.Event) {
 			mark = "FAIL"
 		}
 		line := strings.TrimRight(fmt.Sprintf("%s %-28s %7s  %s", mark, e.Phase, short(seconds(e.Seconds)), firstLine(e.Detail)), " ")
-		if p.width() > 0 {
-			p.draw(line)
-			return
-		}
-		fmt.Fprintln(p.w, line)
+		p.line(line)
 	}
 }
 
@@ -145,12 +165,13 @@ func (p *progress) draw(finished string) {
 	if finished != "" {
 		b.WriteString(finished + "\n")
 	}
-	for _, r := range p.running {
+	live := p.running[:min(len(p.running), maxLive)]
+	for _, r := range live {
 		elapsed := p.now().Sub(r.started)
 		line := fmt.Sprintf("%c    %-28s %7s  %s", `|/-\`[p.frame%4], r.Phase, short(elapsed), about(r.Event))
 		b.WriteString(cut(line, width-1) + "\n")
 	}
-	p.drawn = len(p.running)
+	p.drawn = len(live)
 	_, _ = io.WriteString(p.w, b.String())
 }
 

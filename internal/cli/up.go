@@ -75,7 +75,6 @@ func (a *app) up(cmd *cobra.Command, f upFlags) error {
 	}
 	ctx, cancel := a.deadline(cmd.Context())
 	defer cancel()
-	defer a.sayWhenInterrupted(cmd.Context(), "undoing what was begun; Ctrl-C again leaves it to `"+a.command("down")+"`", f.retain)()
 	s, err := a.bringUp(ctx, o)
 	if err != nil {
 		return err
@@ -114,9 +113,12 @@ func (a *app) up(cmd *cobra.Command, f upFlags) error {
 }
 
 func (a *app) bringUp(ctx context.Context, o testbed.Options) (*testbed.Status, error) {
-	tell, end := a.progress()
-	defer end()
-	o.Progress = tell
+	p := a.progress()
+	defer p.end()
+	o.Progress = p.tell
+	if !o.Retain {
+		defer p.whenInterrupted(ctx, "undoing what was begun; Ctrl-C again leaves that to `"+a.command("down")+"`")()
+	}
 	s, err := a.engine.up(ctx, o)
 	if err = a.notUp(caused(ctx, err), "testbed "+a.name+" could not be brought up",
 		"try again with --retain and -v, and read the log that is named; `"+a.command("down")+"` removes what is left"); err != nil {
@@ -131,15 +133,6 @@ func caused(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", errTimeout, err)
 	}
 	return err
-}
-
-// sayWhenInterrupted tells at once what a first Ctrl-C does.
-func (a *app) sayWhenInterrupted(ctx context.Context, what string, not bool) (stop func()) {
-	if not || a.quiet {
-		return func() {}
-	}
-	off := context.AfterFunc(ctx, func() { fmt.Fprintf(a.stderr, "interrupted: %s\n", what) })
-	return func() { off() }
 }
 
 // pair judges backend and edge runtime.
@@ -251,11 +244,14 @@ func (a *app) downCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.deadline(cmd.Context())
 			defer cancel()
-			tell, end := a.progress()
+			p := a.progress()
 			o := a.options()
-			o.Progress = tell
+			o.Progress = p.tell
 			err := caused(ctx, a.down(ctx, o))
-			end()
+			p.end()
+			if errors.Is(err, testbed.ErrAbsent) {
+				return &failure{exit: exitAbsent, code: "absent", message: "testbed " + a.name + " is not up", fix: "nothing: there is nothing to remove", err: err}
+			}
 			if err != nil {
 				return err
 			}
@@ -318,11 +314,11 @@ cache. An interrupted build continues where it was; two at once do not disturb e
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.deadline(cmd.Context())
 			defer cancel()
-			tell, end := a.progress()
+			p := a.progress()
 			o := a.options()
-			o.Progress = tell
+			o.Progress = p.tell
 			err := a.buildAssets(ctx, o)
-			end()
+			p.end()
 			if err := a.notUp(caused(ctx, err), "assets could not be built", "read what the compiler says; `testbed assets build` continues"); err != nil {
 				return err
 			}
