@@ -176,6 +176,7 @@ func (s *session) announce(ctx context.Context, g *errgroup.Group) error {
 		return s.ended()
 	})
 	retry := backoff{first: s.registrar.pause, max: maxRetry}
+	settle := backoff{first: s.registrar.pause, max: s.registrar.pause} // however often it says so
 	for {
 		select {
 		case <-s.changed:
@@ -190,6 +191,7 @@ func (s *session) announce(ctx context.Context, g *errgroup.Group) error {
 			retry.wait(ctx)
 		}
 		retry.reset()
+		settle.wait(ctx)
 	}
 }
 
@@ -223,14 +225,18 @@ func (s *session) declare(ctx context.Context, latest chan declaration) error {
 // frames publishes the samples in the board's frames until they end. A board
 // that began to count anew has restarted without a word: that is a new epoch.
 func (s *session) frames(frames <-chan radio.Notification) {
-	epoch := s.epoch()
+	epoch, bad := s.epoch(), false
 	for n := range frames {
 		f, err := bluest.Decode(n.Characteristic, n.Value)
 		if err != nil {
 			s.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
-			s.log.Warn("frame dropped", "err", err)
+			if !bad { // once in a row: a board may send nothing else
+				s.log.Warn("frames dropped", "err", err)
+			}
+			bad = true
 			continue
 		}
+		bad = false
 		if _, restarted := s.clock.Uptime(f.TS, time.Duration(n.Received)); restarted {
 			s.log.Warn("board counts anew", "ts", f.TS)
 			epoch = s.epoch()

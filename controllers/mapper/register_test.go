@@ -1,0 +1,213 @@
+package mapper_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
+	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
+	"github.com/fluidos-edge/testbed/controllers/mapper"
+	"github.com/fluidos-edge/testbed/controllers/sensor"
+	"github.com/fluidos-edge/testbed/simulators/bluest"
+)
+
+const (
+	macKT1B   = "C0832A001122"
+	idKT1B    = "0034003e3137510732393432"
+	topicKT1B = "sensor/C0832A001122/001d0000000111e1ac360002a5d5c51b/"
+)
+
+// kt1b is a STWINKT1B that announces two of its parts.
+func kt1b() mapper.Board {
+	return mapper.Board{
+		Model: "STWINKT1B", MAC: macKT1B, ID: idKT1B, Node: "edge-1", Stream: bluest.EnvironmentalKT1B.UUID(),
+		Announced: []nodecore.Characteristics{
+			{
+				Name: "humidity", Model: "HTS221", Manufacturer: "STMicroelectronics", Latency: "12",
+				Type:       nodecore.SensorType{SensorCategory: "Environmental", SensorType: []string{"Humidity", "Temperature"}},
+				Properties: nodecore.SensorProperties{Unit: nodecore.SensorUnits{Measurement: []string{"%", "Celsius"}, Latency: "ms"}},
+			},
+			{Model: "LPS22HH", Type: nodecore.SensorType{SensorCategory: "Environmental", SensorType: []string{"Pressure"}}},
+		},
+	}
+}
+
+func decodeAnnotation(t *testing.T, text string, into any) {
+	t.Helper()
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(b, into)
+	}
+	if err != nil {
+		t.Fatalf("annotation: %v", err)
+	}
+}
+
+// offered is what the annotation of kt1b says.
+func offered(node string) []nodecore.Characteristics {
+	want := kt1b().Announced
+	for i, part := range []string{"hts221", "lps22hh"} {
+		want[i].UID = sensor.UID(idKT1B, macKT1B, part)
+		want[i].Node = node
+		want[i].Access = nodecore.SensorAccess{
+			Type: "mqtt", Source: "ble-bluest",
+			Resource: nodecore.SensorResource{Topic: topicKT1B + part, Node: node},
+		}
+	}
+	return want
+}
+
+// cluster is a fake API server that tells of every apply.
+func cluster(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (client.Client, <-chan string) {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := devices.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	applied := make(chan string, 1000)
+	before := funcs.Apply
+	funcs.Apply = func(ctx context.Context, c client.WithWatch, o runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+		if before != nil {
+			if err := before(ctx, c, o, opts...); err != nil {
+				return err
+			}
+		}
+		text, err := json.Marshal(o)
+		if err != nil {
+			return err
+		}
+		var m metav1.PartialObjectMetadata
+		if err := json.Unmarshal(text, &m); err != nil {
+			return err
+		}
+		if err := c.Apply(ctx, o, opts...); err != nil {
+			return err
+		}
+		applied <- m.Kind + " " + m.Namespace + "/" + m.Name
+		return nil
+	}
+	return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithReturnManagedFields().WithInterceptorFuncs(funcs).Build(), applied
+}
+
+func all(applied <-chan string) (out []string) {
+	for len(applied) > 0 {
+		out = append(out, <-applied)
+	}
+	return out
+}
+
+func TestRegister(t *testing.T) {
+	ctx := t.Context()
+	c, applied := cluster(t, interceptor.Funcs{})
+	const name = "stwinkt1b-c0832a001122"
+	step := func(what string, b mapper.Board, want ...string) {
+		t.Helper()
+		changed, err := mapper.Register(ctx, c, "fluidos", b)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if diff := cmp.Diff(want, all(applied)); diff != "" || changed != (len(want) > 0) {
+			t.Fatalf("%s: changed %v, applied (-want +got):\n%s", what, changed, diff)
+		}
+	}
+	get := func() (d devices.Device) {
+		t.Helper()
+		if err := c.Get(ctx, client.ObjectKey{Namespace: "fluidos", Name: name}, &d); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	step("a new board", kt1b(), "DeviceModel fluidos/stwinkt1b", "Device fluidos/"+name)
+
+	d := get()
+	var got []nodecore.Characteristics
+	decodeAnnotation(t, d.Annotations[devices.AnnotationSensors], &got)
+	if diff := cmp.Diff(offered("edge-1"), got); diff != "" {
+		t.Errorf("annotation (-want +got):\n%s", diff)
+	}
+	visitor := func(quantity string) devices.ProtocolConfig {
+		return devices.ProtocolConfig{ProtocolName: "ble-bluest", ConfigData: &runtime.RawExtension{
+			Raw: []byte(`{"characteristicUUID":"001d0000-0001-11e1-ac36-0002a5d5c51b","quantity":"` + quantity + `"}`),
+		}}
+	}
+	want := devices.DeviceSpec{
+		DeviceModelRef: &devices.ObjectRef{Name: "stwinkt1b"},
+		NodeName:       "edge-1",
+		Protocol:       devices.ProtocolConfig{ProtocolName: "ble-bluest", ConfigData: &runtime.RawExtension{Raw: []byte(`{"macAddress":"c0:83:2a:00:11:22"}`)}},
+		Properties: []devices.DeviceProperty{
+			{Name: "hts221-humidity", Visitors: visitor("humidity")},
+			{Name: "hts221-temperature", Visitors: visitor("temperature")},
+			{Name: "lps22hh-pressure", Visitors: visitor("pressure")},
+		},
+	}
+	if diff := cmp.Diff(want, d.Spec); diff != "" {
+		t.Errorf("Device (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{devices.LabelBoardID: idKT1B}, d.Labels); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+	if len(d.ManagedFields) != 1 || d.ManagedFields[0].Manager != "mapper" || d.ManagedFields[0].Operation != metav1.ManagedFieldsOperationApply {
+		t.Errorf("managed fields %+v", d.ManagedFields)
+	}
+	var m devices.DeviceModel
+	if err := c.Get(ctx, client.ObjectKey{Namespace: "fluidos", Name: "stwinkt1b"}, &m); err != nil {
+		t.Fatal(err)
+	}
+	property := func(name, unit string) devices.ModelProperty {
+		return devices.ModelProperty{Name: name, Type: "FLOAT", AccessMode: "ReadOnly", Unit: unit}
+	}
+	if diff := cmp.Diff(devices.DeviceModelSpec{Protocol: "ble-bluest", Properties: []devices.ModelProperty{
+		property("hts221-humidity", "%RH"), property("hts221-temperature", "degC"),
+		property("lps22hh-pressure", "hPa"), property("stts751-temperature", "degC"),
+	}}, m.Spec); diff != "" {
+		t.Errorf("DeviceModel (-want +got):\n%s", diff)
+	}
+
+	step("nothing new", kt1b())
+
+	d.Labels["mine"], d.Annotations["mine"] = "1", "1"
+	if err := c.Update(ctx, &d); err != nil {
+		t.Fatal(err)
+	}
+	step("others' labels and annotations", kt1b())
+
+	changed := kt1b()
+	changed.Announced[0].Latency = "20"
+	step("another latency", changed, "Device fluidos/"+name)
+	decodeAnnotation(t, get().Annotations[devices.AnnotationSensors], &got)
+	if got[0].Latency != "20" {
+		t.Errorf("latency %q, want 20", got[0].Latency)
+	}
+	if get().Labels["mine"] != "1" {
+		t.Error("another's label is gone")
+	}
+
+	moved := kt1b()
+	moved.Node = "edge-2"
+	step("heard on another node", moved, "Device fluidos/"+name)
+	decodeAnnotation(t, get().Annotations[devices.AnnotationSensors], &got)
+	if diff := cmp.Diff(offered("edge-2"), got); diff != "" || get().Spec.NodeName != "edge-2" {
+		t.Errorf("node %q, annotation (-want +got):\n%s", get().Spec.NodeName, diff)
+	}
+
+	d = get()
+	d.Annotations[devices.AnnotationSensors] = "W10="
+	if err := c.Update(ctx, &d); err != nil {
+		t.Fatal(err)
+	}
+	step("somebody wrote the annotation", moved, "Device fluidos/"+name)
+
+	if err := c.Delete(ctx, &d); err != nil {
+		t.Fatal(err)
+	}
+	step("somebody deleted the Device", moved, "Device fluidos/"+name)
+}
