@@ -56,6 +56,7 @@ func eventually(t *testing.T, holds func() error) {
 type bed struct {
 	*testing.T
 	client  client.WithWatch
+	objects []client.Object // that are there before
 	runtime *hollowedge.Runtime
 	clock   *clocktesting.FakeClock
 	reg     *prometheus.Registry
@@ -71,6 +72,10 @@ func withConfig(c hollowedge.Config) bedOption {
 
 func withOrder(order func(hollowedge.Event)) bedOption {
 	return func(_ *bed, o *hollowedge.Options, _ *interceptor.Funcs) { o.Order = order }
+}
+
+func withObjects(objs ...client.Object) bedOption {
+	return func(b *bed, _ *hollowedge.Options, _ *interceptor.Funcs) { b.objects = objs }
 }
 
 // withRuleWatch gives the watch on Rules into the test's hands.
@@ -98,6 +103,13 @@ func scheme(t testing.TB) *runtime.Scheme {
 	}
 	return s
 }
+
+func newClient(t testing.TB, objs ...client.Object) client.WithWatch {
+	t.Helper()
+	return fake.NewClientBuilder().WithScheme(scheme(t)).WithStatusSubresource(&corev1.Node{}).WithObjects(objs...).Build()
+}
+
+func newSlog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // start returns when the runtime is ready and hears of every change to come.
 func start(t *testing.T, options ...bedOption) *bed {
@@ -130,7 +142,7 @@ func start(t *testing.T, options ...bedOption) *bed {
 	for _, o := range options {
 		o(b, opts, &funcs)
 	}
-	b.client = interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme(t)).WithStatusSubresource(&corev1.Node{}).Build(), funcs)
+	b.client = interceptor.NewClient(newClient(t, b.objects...), funcs)
 	opts.Client = b.client
 	r, err := hollowedge.New(opts)
 	if err != nil {
