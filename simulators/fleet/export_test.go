@@ -1,0 +1,4 @@
+package fleet
+
+// ParsePatch is parsePatch, for its tests.
+var ParsePatch = parsePatch
