@@ -1,0 +1,209 @@
+package scenarios
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fluidos-edge/testbed/controllers/sensor"
+	"github.com/fluidos-edge/testbed/testbed/topology"
+)
+
+// Sensor is one part of one board, as the topology describes it. It is worked
+// out without looking at anything that a controller wrote.
+type Sensor struct {
+	UID      string
+	Provider string
+	Board    string
+	// Device and Part are the sensor's name: "<device>/<part>" in a status.
+	Device, Part string
+	// Nodes that hear the board; one of them has its data.
+	Nodes []string
+	// Rate in Hz.
+	Rate         float64
+	Types        []string
+	Manufacturer string
+	// Latency and LatencyUnit as declared, right or wrong.
+	Latency, LatencyUnit string
+}
+
+func (s Sensor) name() string { return s.Device + "/" + s.Part }
+
+// parts that the boards of a model offer, and what they declare unless the
+// topology says otherwise.
+var parts = map[string][]Sensor{
+	topology.STWINKT1B: {
+		{Part: "hts221", Types: []string{"Humidity", "Temperature"}},
+		{Part: "lps22hh", Types: []string{"Pressure"}},
+		{Part: "stts751", Types: []string{"Temperature"}},
+	},
+	topology.STWINBX1: {
+		{Part: "stts22h", Types: []string{"Temperature"}},
+		{Part: "ilps22qs", Types: []string{"Pressure"}},
+	},
+}
+
+// sensorsOf a topology, in the order of provider, node, board and part.
+func sensorsOf(t *topology.Topology) []Sensor {
+	var all []Sensor
+	for _, p := range t.Providers {
+		for _, b := range p.Boards {
+			mac := strings.ReplaceAll(b.MAC, ":", "")
+			for _, s := range parts[b.Model] {
+				s.Provider, s.Board, s.Nodes, s.Rate = p.Name, b.Name, b.Nodes, b.Rate
+				s.Device = strings.ToLower(b.Model) + "-" + strings.ToLower(mac)
+				s.UID = sensor.UID(b.ID, strings.ToUpper(mac), s.Part)
+				s.Manufacturer, s.Latency, s.LatencyUnit = "STMicroelectronics", defaultLatency, "ms"
+				declared := b.Parts[s.Part]
+				set(&s.Manufacturer, declared.Manufacturer)
+				set(&s.Latency, declared.Latency)
+				set(&s.LatencyUnit, declared.LatencyUnit)
+				all = append(all, s)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Sensor) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Nodes[0], b.Nodes[0]))
+	})
+	return all
+}
+
+// defaultLatency is what the simulated boards declare.
+const defaultLatency = "12"
+
+func set(s *string, value *string) {
+	if value != nil {
+		*s = *value
+	}
+}
+
+func (s Sensor) measures(quantity string) bool {
+	return slices.ContainsFunc(s.Types, func(t string) bool { return strings.EqualFold(t, quantity) })
+}
+
+// latency that the sensor declares; false without a usable number and unit.
+func (s Sensor) latency() (time.Duration, bool) {
+	d, err := time.ParseDuration(strings.TrimSpace(s.Latency) + strings.TrimSpace(s.LatencyUnit))
+	return d, err == nil && strings.TrimSpace(s.LatencyUnit) != ""
+}
+
+// filtered is what the latency filter selects: humidity of one manufacturer
+// with a latency below a bound.
+func (s Sensor) filtered(bound time.Duration) bool {
+	d, ok := s.latency()
+	return s.candidate() && ok && d < bound
+}
+
+// candidate meets all of the latency filter but its bound.
+func (s Sensor) candidate() bool {
+	return s.measures("Humidity") && strings.EqualFold(s.Manufacturer, manufacturer)
+}
+
+const manufacturer = "STMicroelectronics"
+
+// perNode is how many sensors of one node the multicast scenario takes for each
+// of its sets; more show nothing else.
+const perNode = 4
+
+// sets are the disjoint sets of the multicast scenario, over all nodes.
+type sets struct{ s1, s2, s3 []Sensor }
+
+func (s sets) all() []Sensor { return slices.Concat(s.s1, s.s2, s.s3) }
+
+// disjoint deals out the sensors of each provider in turn, as many as the
+// throttle of each node can carry.
+func disjoint(t *topology.Topology, all []Sensor) sets {
+	var out sets
+	c, dealt, perSet := carrier(t), map[string]int{}, map[string]int{}
+	for _, s := range all {
+		if perSet[s.node()] >= 3*perNode || !c.takes(s) {
+			continue
+		}
+		perSet[s.node()]++
+		set := []*[]Sensor{&out.s1, &out.s2, &out.s3}[dealt[s.Provider]%3]
+		dealt[s.Provider]++
+		*set = append(*set, s)
+	}
+	return out
+}
+
+// node whose throttle a sensor counts against, with its provider.
+func (s Sensor) node() string { return s.Provider + "/" + s.Nodes[0] }
+
+// load of each node, against what of its throttle the scenarios may use.
+type load struct{ used, limit map[string]float64 }
+
+func carrier(t *topology.Topology) load {
+	const share = 0.95
+	l := load{used: map[string]float64{}, limit: map[string]float64{}}
+	for _, p := range t.Providers {
+		for _, n := range p.EdgeNodes {
+			l.limit[p.Name+"/"+n.Name] = share * float64(p.MessageQPS)
+		}
+	}
+	return l
+}
+
+// takes a sensor if its node can carry it.
+func (l load) takes(s Sensor) bool {
+	if l.used[s.node()]+s.Rate > l.limit[s.node()] {
+		return false
+	}
+	l.used[s.node()] += s.Rate
+	return true
+}
+
+// watched are all sensors that can be watched at once: those that are needed,
+// and of the others as many as go. The error names a node that cannot carry even
+// the needed ones.
+func watched(t *topology.Topology, all []Sensor, needed func(Sensor) bool) ([]Sensor, error) {
+	c := carrier(t)
+	var out []Sensor
+	for _, s := range where(all, needed) {
+		if !c.takes(s) {
+			return nil, fmt.Errorf("node %s cannot carry the sensors that the filter is about (%s at %g Hz is one too many): raise messageQPS or lower rates",
+				s.node(), s.name(), s.Rate)
+		}
+		out = append(out, s)
+	}
+	for _, s := range all {
+		if !needed(s) && c.takes(s) {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+func uids(sensors []Sensor) []string {
+	out := make([]string, len(sensors))
+	for i, s := range sensors {
+		out[i] = s.UID
+	}
+	slices.Sort(out)
+	return out
+}
+
+func names(sensors []Sensor) []string {
+	out := make([]string, len(sensors))
+	for i, s := range sensors {
+		out[i] = s.name()
+	}
+	slices.Sort(out)
+	return out
+}
+
+func where(sensors []Sensor, keep func(Sensor) bool) []Sensor {
+	var out []Sensor
+	for _, s := range sensors {
+		if keep(s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func of(provider string) func(Sensor) bool {
+	return func(s Sensor) bool { return s.Provider == provider }
+}
