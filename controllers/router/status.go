@@ -191,7 +191,7 @@ func (p *planner) judge(w world, s selection, waits map[sensor.Key]wait, st *sen
 		matched.Reason, matched.Message = reasonInvalid, s.err.Error()
 		ready.Reason, ready.Message = reasonInvalid, s.err.Error()
 	case len(s.matched) == 0:
-		text := fmt.Sprintf("none of the %d sensors on offer meets all %d requirements", s.offered, len(s.path.Spec.Sensors))
+		text := fmt.Sprintf("none of the %d sensors on offer meets every requirement", s.offered)
 		if s.offered == 0 {
 			text = "no sensor is on offer"
 		}

@@ -1,0 +1,276 @@
+package router
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
+	rules "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
+	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
+	"github.com/fluidos-edge/testbed/controllers/sensor"
+)
+
+// lagging is an API server whose Rules and RuleEndpoints reach the router's
+// cache late; it checks what it is told to do.
+type lagging struct {
+	*rapid.T
+	planner *planner
+	now     time.Time
+	world   // what is true; world.rules and world.endpoints are the API server's
+	cached  world
+	n       int
+	counts  map[sensor.Key]int64
+	ended   map[topicKey]time.Time // of Rules, since the router started
+}
+
+func (l *lagging) sync() {
+	l.cached.rules, l.cached.endpoints = slices.Clone(l.rules), slices.Clone(l.endpoints)
+}
+
+func (l *lagging) restart() {
+	l.sync() // a new cache begins with a list
+	l.planner = newPlanner("fluidos", "http://relay", []byte("key"), sensor.Select)
+	l.ended = map[topicKey]time.Time{}
+}
+
+func (l *lagging) step() (idle bool) {
+	s := sim{world: l.world, arrivals: l.counts, instance: "one", synced: true}
+	w := l.world
+	w.now, w.rules, w.endpoints = l.now, l.cached.rules, l.cached.endpoints
+	w.relays = []replica{s.relay()}
+	a := l.planner.plan(w)
+	for _, e := range a.createEndpoints {
+		if !slices.ContainsFunc(l.endpoints, func(x rules.RuleEndpoint) bool { return x.Name == e.Name }) {
+			l.endpoints = append(l.endpoints, e)
+		}
+	}
+	for _, d := range a.deleteRules {
+		if !ours(&d.rule) {
+			l.Fatalf("deletes Rule %s, which is not the router's", d.rule.Name)
+		}
+		for _, r := range l.rules {
+			if r.UID == d.rule.UID {
+				l.end(r)
+			}
+		}
+	}
+	for _, r := range a.createRules {
+		if slices.ContainsFunc(l.rules, func(x rules.Rule) bool { return x.Name == r.Name }) {
+			continue // 409
+		}
+		for _, x := range l.rules {
+			if keyOf(x) == keyOf(r) {
+				l.Fatalf("Rule %s is made beside %s of the same node and topic", r.Name, x.Name)
+			}
+		}
+		if since := l.now.Sub(l.ended[keyOf(r)]); since < pause {
+			l.Fatalf("Rule %s is made %s after one of its key ended", r.Name, since)
+		}
+		if _, why := readiness(nodeMap(l.nodes), keyOf(r).node); why != "" {
+			l.Fatalf("Rule %s is made although %s", r.Name, why)
+		}
+		l.checkEndpoints("a Rule is made")
+		l.n++
+		r.UID = types.UID(fmt.Sprint("rule-", l.n))
+		l.rules = append(l.rules, r)
+		l.planner.created(r, w)
+	}
+	for _, e := range a.deleteEndpoints {
+		l.endpoints = slices.DeleteFunc(l.endpoints, func(x rules.RuleEndpoint) bool { return x.Name == e.Name })
+	}
+	for _, r := range l.rules {
+		if ours(&r) {
+			l.checkEndpoints("a Rule is there")
+		}
+	}
+	for _, st := range a.statuses {
+		l.planner.wrote(st, w.now)
+		for i := range l.paths {
+			if l.paths[i].UID == st.path.UID {
+				l.paths[i].Status = st.status
+				l.paths[i].ResourceVersion += "+"
+			}
+		}
+	}
+	return len(a.createEndpoints)+len(a.deleteRules)+len(a.createRules)+len(a.deleteEndpoints) == 0
+}
+
+func (l *lagging) end(r rules.Rule) {
+	l.rules = slices.DeleteFunc(l.rules, func(x rules.Rule) bool { return x.UID == r.UID })
+	l.ended[keyOf(r)] = l.now
+}
+
+func (l *lagging) checkEndpoints(when string) {
+	for _, want := range []string{endpointEventBus, endpointRelay} {
+		if !slices.ContainsFunc(l.endpoints, func(e rules.RuleEndpoint) bool { return e.Name == want }) {
+			l.Fatalf("no RuleEndpoint %s while %s", want, when)
+		}
+	}
+}
+
+func nodeMap(nodes []corev1.Node) map[string]*corev1.Node {
+	m := map[string]*corev1.Node{}
+	for i := range nodes {
+		m[nodes[i].Name] = &nodes[i]
+	}
+	return m
+}
+
+// Whatever happens in whatever order, with a cache that lags: never two Rules
+// of one node and topic, never a Rule without its RuleEndpoints; and at rest a
+// Rule for exactly the selected sensors of Ready nodes.
+func TestPlanProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := &lagging{T: t, now: start, counts: map[sensor.Key]int64{}}
+		l.restart()
+		version := 0
+		board := func() int { return rapid.IntRange(1, 3).Draw(t, "board") }
+		node := func() string { return rapid.SampledFrom([]string{"edge-1", "edge-2"}).Draw(t, "node") }
+		setNode := func(name string, ready, replace bool) {
+			version++
+			n := readyNode(name, fmt.Sprint("node-", name), start.Add(time.Duration(version)*time.Second))
+			if !ready {
+				n.Status.Conditions[0].Status = corev1.ConditionUnknown
+			}
+			for i := range l.nodes {
+				if l.nodes[i].Name == name {
+					if n.UID = l.nodes[i].UID; replace {
+						n.UID += "+"
+					}
+					l.nodes[i] = n
+					return
+				}
+			}
+			l.nodes = append(l.nodes, n)
+		}
+		foreign := func(b int, n string) *rules.Rule {
+			f := FlavorOf(b, "p", n, "1")
+			o, _ := sensor.FromFlavor(f)
+			return &rules.Rule{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("foreign-%d-%s", b, n), UID: types.UID(fmt.Sprintf("foreign-%d-%s", b, n))},
+				Spec: rules.RuleSpec{Source: "a", Target: "b", SourceResource: map[string]string{"node_name": n, "topic": o.Topic}}}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"ask": func(*rapid.T) {
+				name := rapid.SampledFrom([]string{"x", "y"}).Draw(t, "name")
+				l.paths = slices.DeleteFunc(l.paths, func(p sensors.DataPath) bool { return p.Name == name })
+				if bound := rapid.SampledFrom([]string{"off", "", "15ms", "25ms", "nonsense"}).Draw(t, "bound"); bound != "off" {
+					version++
+					dp := PathOf("c", name, bound, "a")
+					dp.UID = types.UID(fmt.Sprint("path-", version))
+					l.paths = append(l.paths, *dp)
+				}
+			},
+			"offer": func(*rapid.T) {
+				b := board()
+				l.flavors = slices.DeleteFunc(l.flavors, func(f nodecore.Flavor) bool { return f.Labels["sensors.fluidos.eu/device"] == fmt.Sprint("d-", b) })
+				if rapid.Bool().Draw(t, "offered") {
+					version++
+					f := FlavorOf(b, "p", node(), rapid.SampledFrom([]string{"10", "20", "30"}).Draw(t, "latency"))
+					f.ResourceVersion = fmt.Sprint(version)
+					if rapid.Bool().Draw(t, "renamed") {
+						f.Name = strings.Replace(f.Name, "-0000", "-ffff", 1)
+					}
+					l.flavors = append(l.flavors, *f)
+				}
+			},
+			"node": func(*rapid.T) {
+				setNode(node(), rapid.Bool().Draw(t, "ready"), rapid.Bool().Draw(t, "replaced"))
+			},
+			"foreign": func(*rapid.T) {
+				r := foreign(board(), node())
+				if i := slices.IndexFunc(l.rules, func(x rules.Rule) bool { return x.UID == r.UID }); i >= 0 {
+					l.end(l.rules[i])
+				} else {
+					l.rules = append(l.rules, *r)
+				}
+				l.sync() // nobody can know of it before the cache does
+			},
+			"somebody deletes a Rule": func(*rapid.T) {
+				if len(l.rules) > 0 {
+					l.end(rapid.SampledFrom(l.rules).Draw(t, "rule"))
+				}
+			},
+			"samples": func(*rapid.T) { l.counts[keyFor(board())]++ },
+			"time": func(*rapid.T) {
+				l.now = l.now.Add(time.Duration(rapid.SampledFrom([]int{1, 100, 1100, 31000}).Draw(t, "ms")) * time.Millisecond)
+				l.sync() // a cache lags for less than the pauses
+			},
+			"sync":    func(*rapid.T) { l.sync() },
+			"restart": func(*rapid.T) { l.restart() },
+			"":        func(*rapid.T) { l.step() },
+		})
+
+		// Then everything comes to rest.
+		setNode("edge-1", true, false)
+		for range 100 {
+			l.now = l.now.Add(500 * time.Millisecond)
+			for b := 1; b <= 3; b++ {
+				l.counts[keyFor(b)]++
+			}
+			l.sync()
+			l.step()
+		}
+		if l.sync(); !l.step() {
+			t.Fatal("still at work after 50 s")
+		}
+		want, keys := map[string]bool{}, map[topicKey]bool{}
+		for _, r := range l.rules {
+			if !ours(&r) {
+				keys[keyOf(r)] = true
+			}
+		}
+		ready := map[types.UID]bool{}
+		for _, dp := range l.paths {
+			ready[dp.UID] = true
+			any := false
+			for i := range l.flavors {
+				o, err := sensor.FromFlavor(&l.flavors[i])
+				if err != nil {
+					t.Fatal(err)
+				}
+				v, err := sensor.Select(dp.Spec.Sensors, o)
+				if err != nil || !v.Selected {
+					continue
+				}
+				any = true
+				_, away := readiness(nodeMap(l.nodes), o.Node)
+				name := l.flavors[i].Name
+				has := slices.ContainsFunc(l.rules, func(r rules.Rule) bool { return r.Name == name })
+				if away == "" && !keys[topicKey{o.Node, o.Topic}] || has {
+					want[name] = true
+				}
+				if away != "" || keys[topicKey{o.Node, o.Topic}] {
+					ready[dp.UID] = false
+				}
+			}
+			ready[dp.UID] = ready[dp.UID] && any
+		}
+		got := map[string]bool{}
+		for _, r := range l.rules {
+			if ours(&r) {
+				got[r.Name] = true
+			}
+		}
+		if !maps.Equal(want, got) {
+			t.Fatalf("Rules at rest: %v, want %v", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+		}
+		for i, dp := range l.paths {
+			s := sim{world: l.world}
+			if isReady := strings.HasPrefix(s.ready(i), reasonServed+":"); isReady != ready[dp.UID] {
+				t.Fatalf("DataPath %s at rest: %s; want Ready %v", dp.Name, s.ready(i), ready[dp.UID])
+			}
+		}
+		if n, needed := len(l.endpoints), len(l.paths)+len(l.flavors) > 0; n != 2 && needed || n != 0 && !needed {
+			t.Fatalf("%d RuleEndpoints at rest, needed %v", n, needed)
+		}
+	})
+}
