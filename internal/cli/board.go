@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,10 +211,15 @@ func splitUnit(s string) (value, unit string) {
 	return s[:i], strings.TrimSpace(s[i:])
 }
 
-// noBoards gives an error of the control socket a remedy.
+// noBoards gives an error of the control socket a remedy: boards does not answer, or
+// refuses what was asked.
 func (a *app) noBoards(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return caused(ctx, err)
+	}
+	var dial *net.OpError
+	if !errors.As(err, &dial) {
+		return badInput("correct the value; `"+a.command("board list")+"` shows what there is", "%v", err)
 	}
 	return &failure{exit: exitAbsent, code: "absent", message: err.Error(), fix: "`" + a.command("status") + "` shows whether boards runs, `" + a.command("up") + "` starts it", err: err}
 }
@@ -236,7 +243,7 @@ func (a *app) printBoards(doc any, boards []fleet.Board) error {
 				strings.TrimSpace(p.Latency + " " + p.Properties.Unit.Latency)}))
 		}
 	}
-	a.printTable([]string{"BOARD", "DEVICE", "NODE", "RATE", "LATENCY", "PART", "TYPES", "DECLARES"}, rows)
+	a.printTable([]string{"BOARD", "DEVICE", "NODE", "RATE", "LATENCY", "PART", "TYPES", "DECLARED"}, rows)
 	return nil
 }
 

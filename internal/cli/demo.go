@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +13,8 @@ import (
 	"github.com/fluidos-edge/testbed/testbed"
 )
 
-// scenarioNames are what demo takes.
-func scenarioNames() []string { return []string{"multicast", "latency-filter", "all"} }
+// scenarioNames are what demo takes, besides the IDs of assertions.
+func scenarioNames() []string { return []string{scenarios.Multicast, scenarios.LatencyFilter, "all"} }
 
 func (a *app) demoCommand() *cobra.Command {
 	return &cobra.Command{
@@ -25,13 +23,15 @@ func (a *app) demoCommand() *cobra.Command {
 		Long: `demo runs assertions against a testbed that is up and judges what was delivered:
 multicast        one sensor's samples at several endpoints and consumers, and nowhere else
 latency-filter   exactly the sensors whose declared latency is within a bound
-Exit code 0 if all hold, 1 if one fails or could not be judged.`,
+One assertion runs by its ID, such as M1. Exit code 0 if all hold, 1 if one fails or could not be judged.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage("name one scenario, or all", "%s: one argument too many: %q", cmd.CommandPath(), args[1])
 			}
-			if len(args) == 1 && !slices.Contains(scenarioNames(), args[0]) {
-				return usage("use one of "+strings.Join(scenarioNames(), ", "), "there is no scenario %q", args[0])
+			if len(args) == 1 {
+				if _, err := scenarios.Select(args[0]); err != nil {
+					return usage("use one of "+strings.Join(scenarioNames(), ", ")+", or the ID of an assertion", "%v", err)
+				}
 			}
 			return nil
 		},
@@ -112,7 +112,7 @@ func (a *app) printResults(results []scenarios.Result) {
 	total := 0.0
 	var where string
 	for i, r := range results {
-		status := string(r.Status)
+		status := r.Status
 		counts[status]++
 		total += r.Seconds
 		where = r.Backend + ", " + r.Edge
@@ -127,10 +127,10 @@ func (a *app) printResults(results []scenarios.Result) {
 		if r.Status == scenarios.Pass {
 			continue
 		}
-		a.printf("\n%s %s: %s\n", r.Assertion, strings.ToUpper(string(r.Status)), strings.TrimSpace(r.Reason))
+		a.printf("\n%s %s: %s\n", r.Assertion, strings.ToUpper(r.Status), strings.TrimSpace(r.Reason))
 		if r.Status == scenarios.Fail {
-			a.printStreams("expected", r.Expected)
-			a.printStreams("observed", r.Observed)
+			a.printObservation("expected", r.Expected)
+			a.printObservation("observed", r.Observed)
 		}
 	}
 	var sum []string
@@ -144,13 +144,25 @@ func (a *app) printResults(results []scenarios.Result) {
 	}
 }
 
-// printStreams shows one side of a failed assertion, a line for each stream.
-func (a *app) printStreams(side string, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return
+// printObservation shows one side of a failed assertion.
+func (a *app) printObservation(side string, o scenarios.Observation) {
+	a.printf("  %s: %s\n", side, count(len(o.Sensors), "sensor"))
+	for _, uid := range o.Sensors {
+		a.printf("    %s\n", uid)
 	}
-	a.printf("  %s: %s\n", side, b)
+	for _, s := range o.Streams {
+		a.printf("    %s of %s: seq %d to %d, %d samples", s.Endpoint, s.Sensor, s.From, s.To, s.Count)
+		if n := len(s.Missing); n > 0 {
+			a.printf(", missing %d (first %v)", n, s.Missing[:min(n, 5)])
+		}
+		if s.Doubled > 0 {
+			a.printf(", doubled %d", s.Doubled)
+		}
+		if s.Unexpected > 0 {
+			a.printf(", unexpected %d", s.Unexpected)
+		}
+		a.printf("\n")
+	}
 }
 
 // runScenarios is the real demo.
@@ -159,6 +171,28 @@ func runScenarios(ctx context.Context, s *testbed.Status, scenario string, tell 
 	if err != nil {
 		return nil, err
 	}
-	chosen := slices.DeleteFunc(scenarios.All(), func(x scenarios.Assertion) bool { return scenario != "all" && x.Scenario != scenario })
-	return scenarios.Run(ctx, env, chosen, tell), nil
+	chosen, err := scenarios.Select(scenario)
+	if err != nil {
+		return nil, err
+	}
+	for i := range chosen {
+		id, judge := chosen[i].ID, chosen[i].Run
+		chosen[i].Run = func(ctx context.Context, env *scenarios.Env) scenarios.Result {
+			tell(testbed.Event{Phase: id, State: "start", Fraction: -1})
+			return judge(ctx, env)
+		}
+	}
+	return scenarios.Run(ctx, env, chosen, func(r scenarios.Result) { tell(resultEvent(r)) }), nil
+}
+
+// resultEvent is how progress shows a verdict.
+func resultEvent(r scenarios.Result) testbed.Event {
+	e := testbed.Event{Phase: r.Assertion, State: "done", Detail: r.Title, Fraction: 1, Seconds: r.Seconds}
+	switch r.Status {
+	case scenarios.Fail, scenarios.Error:
+		e.State, e.Detail = "fail", r.Reason
+	case scenarios.Skip:
+		e.Detail = "skipped: " + r.Reason
+	}
+	return e
 }

@@ -309,7 +309,7 @@ func (a *app) assetsCommand() *cobra.Command {
 		Use:   "build",
 		Short: "Build etcd, Kubernetes, Telegraf and InfluxDB into the cache",
 		Long: `build makes what the embedded backend runs, from pinned Go modules, unless it is in the
-cache. An interrupted build continues where it was; two at once do not disturb each other.`,
+cache. An interrupted build continues where it was; two at once do not disturb each other. The result is the folder.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.deadline(cmd.Context())
@@ -322,10 +322,17 @@ cache. An interrupted build continues where it was; two at once do not disturb e
 			if err := a.notUp(caused(ctx, err), "assets could not be built", "read what the compiler says; `testbed assets build` continues"); err != nil {
 				return err
 			}
-			if a.json() {
-				return a.printJSON(map[string]any{"pins": testbed.Pins()})
+			kubectl, err := a.kubectl()
+			if err != nil {
+				return a.notUp(err, "assets", "`testbed assets build`")
 			}
-			a.printf("assets are built\n")
+			if a.json() {
+				return a.printJSON(struct {
+					Folder string            `json:"folder"`
+					Pins   map[string]string `json:"pins"`
+				}{filepath.Dir(kubectl), testbed.Pins()})
+			}
+			a.printf("%s\n", filepath.Dir(kubectl))
 			return nil
 		},
 	}

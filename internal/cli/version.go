@@ -7,6 +7,9 @@ import (
 	"slices"
 )
 
+// Version of this program; the linker sets it (-X, see Makefile).
+var Version string
+
 type versions struct {
 	Version string            `json:"version"`
 	Commit  string            `json:"commit"`
@@ -23,6 +26,9 @@ func buildVersion() versions {
 	}
 	if info.Main.Version != "" && info.Main.Version != "(devel)" {
 		v.Version = info.Main.Version
+	}
+	if Version != "" {
+		v.Version = Version
 	}
 	modified := false
 	for _, s := range info.Settings {

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -114,7 +115,8 @@ func parse(name string, data []byte) (body ast.Node, problem *Problem) {
 	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		p := &Problem{File: name, Line: 1, Want: "YAML: " + firstLine(err.Error())}
-		if e, ok := err.(yaml.Error); ok {
+		var e yaml.Error
+		if errors.As(err, &e) {
 			p.Want = "YAML: " + firstLine(e.GetMessage())
 			if tk := e.GetToken(); tk != nil && tk.Position != nil {
 				p.Line = tk.Position.Line

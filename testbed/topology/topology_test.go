@@ -1,6 +1,7 @@
 package topology_test
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -235,7 +236,7 @@ func TestProblems(t *testing.T) {
 			if err == nil {
 				t.Fatalf("accepted: %+v", got)
 			}
-			if _, ok := err.(topology.Problems); !ok {
+			if !errors.As(err, new(topology.Problems)) {
 				t.Fatalf("error is a %T", err)
 			}
 			if diff := cmp.Diff(c.want, strings.Split(err.Error(), "\n")); diff != "" {
@@ -267,8 +268,8 @@ func FuzzLoad(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := topology.Load("f", data)
 		if err != nil {
-			problems, ok := err.(topology.Problems)
-			if !ok || len(problems) == 0 {
+			var problems topology.Problems
+			if !errors.As(err, &problems) || len(problems) == 0 {
 				t.Fatalf("error %T %v", err, err)
 			}
 			for _, p := range problems {
