@@ -18,17 +18,17 @@ type driver struct {
 	woken chan struct{}
 
 	mu   sync.Mutex
-	asks map[*board.Board]struct{} // want Step now
+	asks []*board.Board // want Step now
 }
 
 func newDriver(clk clock.WithTicker) *driver {
-	return &driver{clock: clk, woken: make(chan struct{}, 1), asks: map[*board.Board]struct{}{}}
+	return &driver{clock: clk, woken: make(chan struct{}, 1)}
 }
 
 // wake has a board stepped as soon as possible. It does not wait.
 func (d *driver) wake(b *board.Board) {
 	d.mu.Lock()
-	d.asks[b] = struct{}{}
+	d.asks = append(d.asks, b)
 	d.mu.Unlock()
 	select {
 	case d.woken <- struct{}{}:
@@ -44,11 +44,9 @@ func (d *driver) run(ctx context.Context) {
 	for {
 		d.mu.Lock()
 		asks := d.asks
-		if len(asks) > 0 {
-			d.asks = map[*board.Board]struct{}{}
-		}
+		d.asks = nil
 		d.mu.Unlock()
-		for b := range asks {
+		for _, b := range asks {
 			e := entries[b]
 			if e == nil {
 				e = &entry{board: b, index: -1}
