@@ -23,7 +23,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -149,7 +148,7 @@ func (b *Board) State() State {
 	return State{
 		Name: b.spec.Name, Model: b.spec.Model, MAC: b.spec.MAC, ID: b.spec.ID,
 		Device: strings.ToLower(b.spec.Model) + "-" + b.mac.Hex(),
-		Nodes:  slices.Clone(b.spec.Nodes), ConnectedTo: b.node,
+		Nodes:  append([]string{}, b.spec.Nodes...), ConnectedTo: b.node,
 		Rate: b.spec.Rate, Latency: b.spec.Latency, Parts: declare(b.spec, b.parts),
 	}
 }
