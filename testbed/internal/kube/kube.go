@@ -27,7 +27,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"github.com/go-logr/logr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"github.com/fluidos-edge/testbed/charts"
@@ -74,6 +76,9 @@ func Kubeconfig(cluster, server, caFile, user, certFile, keyFile string) ([]byte
 
 // Client for a kubeconfig file.
 func Client(kubeconfig string) (client.Client, error) {
+	// controller-runtime complains on stderr unless told where to log; the
+	// first caller in a process wins, and what is used here has nothing to say.
+	ctrllog.SetLogger(logr.Discard())
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, err
