@@ -43,6 +43,8 @@ type Env struct {
 	LockFile string
 	// Samples of each stream that are judged at least; default 20.
 	Samples int
+	// Patience is how long what looks wrong must last to count; default 5 s.
+	Patience time.Duration
 
 	gathered map[string]*evidence
 }
@@ -106,7 +108,7 @@ func NewEnv(ctx context.Context, s *testbed.Status) (*Env, error) {
 	}
 	e := &Env{
 		Testbed: s.Name, Backend: s.Backend, Edge: s.Edge,
-		Topology: s.Topology, Sensors: sensorsOf(s.Topology), Samples: leastSamples,
+		Topology: s.Topology, Sensors: sensorsOf(s.Topology), Samples: leastSamples, Patience: patience,
 	}
 	if s.StateDir != "" {
 		e.LockFile = filepath.Join(s.StateDir, "scenarios.lock")

@@ -20,9 +20,9 @@ const (
 	behind = 3
 	// dataDeadline bounds waits for data, besides the time that its rate takes.
 	dataDeadline = 30 * time.Second
-	// lateTime is how long a verdict may still turn good: what the witness has
-	// seen, another endpoint's queue may still hold.
-	lateTime = 5 * time.Second
+	// patience is how long what looks wrong may turn right: a selection, or a
+	// sample that another endpoint's queue holds when the witness has seen it.
+	patience = 5 * time.Second
 )
 
 // arrangement is what a scenario asks for: DataPaths, and the sensors in
@@ -96,13 +96,13 @@ func (e *Env) look(ctx context.Context, ev *evidence) error {
 			return nil // its problem is the verdict
 		}
 	}
-	// A sample after this moment went through everything that is ready now.
-	after := time.Now()
 	r, err := e.follow()
 	if err != nil {
 		return err
 	}
-	if err := r.open(ctx, ev.question, after); err != nil {
+	// A sample from now on goes through everything that is ready, into journals
+	// that are followed already.
+	if err := r.open(ctx, ev.question, time.Now()); err != nil {
 		return err
 	}
 	if err := r.fence(ctx); err != nil {
@@ -311,7 +311,7 @@ func (r *reader) judge(ctx context.Context, wishes []*wish, shared func(ledger.S
 	})
 	var verdict ledger.Verdict
 	judged := false
-	err := poll(ctx, 3*lookEvery, lateTime, "a verdict that holds", func(ctx context.Context) (bool, string, error) {
+	err := poll(ctx, 3*lookEvery, r.env.Patience, "a verdict that holds", func(ctx context.Context) (bool, string, error) {
 		if err := r.read(); err != nil {
 			return false, "", err
 		}

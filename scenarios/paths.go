@@ -25,10 +25,6 @@ const (
 	lookEvery = 100 * time.Millisecond
 	// servedDeadline: a Rule that KubeEdge lost is made again after 30 s.
 	servedDeadline = 90 * time.Second
-	// A wrong selection may be one that is just being corrected: it counts after
-	// settleTime, and after stuckTime nobody waits for its data.
-	settleTime = 5 * time.Second
-	stuckTime  = 12 * time.Second
 	// removeDeadline bounds the removal of DataPaths, also after an interrupt.
 	removeDeadline = 15 * time.Second
 	// maxIn is how many values one requirement may list.
@@ -274,8 +270,8 @@ func (e *Env) offers(ctx context.Context) (map[string][]string, error) {
 }
 
 // await until all wishes are served. If some select what they should not, their
-// problem is set, and it returns without an error once that lasts; whether those
-// are served too is for the caller to look at. Everything else is an error.
+// problem is set, and it returns without an error once that has lasted, served or
+// not: it may have been about to be corrected. Everything else is an error.
 func (e *Env) await(ctx context.Context, wishes []*wish) error {
 	var wrongSince, offersAt time.Time
 	var offers map[string][]string
@@ -308,7 +304,7 @@ func (e *Env) await(ctx context.Context, wishes []*wish) error {
 			wrongSince = now
 		}
 		lasts := now.Sub(wrongSince)
-		return waiting == "" && lasts >= settleTime || stuck && lasts >= stuckTime, problem + "; " + waiting, nil
+		return waiting == "" && lasts >= e.Patience || stuck && lasts >= 2*e.Patience, problem + "; " + waiting, nil
 	})
 }
 
