@@ -110,8 +110,8 @@ func brief(t *testing.T, line string) string {
 	t.Helper()
 	var celsius float64
 	var epoch, seq, at int64
-	_, fieldsOf, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-	if _, err := fmt.Sscanf(fieldsOf, "temperature_celsius=%g,sensor_latency_ms=12.346,epoch=%di,seq=%di %d", &celsius, &epoch, &seq, &at); err != nil {
+	_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+	if _, err := fmt.Sscanf(rest, "temperature_celsius=%g,sensor_latency_ms=12.346,epoch=%di,seq=%di %d", &celsius, &epoch, &seq, &at); err != nil {
 		t.Fatalf("line %q: %v", line, err)
 	}
 	return fmt.Sprintf("%g %d/%d@%d", celsius, epoch, seq, at)
@@ -256,16 +256,14 @@ func journaled(t *testing.T, path string) (out []string) {
 }
 
 func TestOneSensorDoesNotDelayAnother(t *testing.T) {
-	b := newFakeBroker(func(ctx context.Context, _ int, line string) error {
-		if strings.Contains(line, "uid=stuck") {
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		return nil
-	})
-	close(b.up)
 	synctest.Test(t, func(t *testing.T) {
-		b.up, b.arrived = make(chan struct{}), make(chan string, 10)
+		b := newFakeBroker(func(ctx context.Context, _ int, line string) error {
+			if strings.Contains(line, "uid=stuck") {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
 		close(b.up)
 		p, stop := publisher(t, b, "", 10)
 		p.Push(mapper.NewSample("stuck", 5, 100, 1))

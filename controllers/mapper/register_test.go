@@ -211,3 +211,7 @@ func TestRegister(t *testing.T) {
 	}
 	step("somebody deleted the Device", moved, "Device fluidos/"+name)
 }
+
+func objectMeta(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: name, Namespace: "fluidos"}
+}

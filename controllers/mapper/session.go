@@ -21,7 +21,7 @@ const (
 	consoleTimeout = 5 * time.Second
 	// maxAge is how old a notification may be by its envelope. One that claims
 	// more, or to come from the future, has no usable emission time.
-	maxAge = time.Minute
+	maxAge = 10 * time.Minute
 )
 
 // session is the connection of one board.
