@@ -9,10 +9,6 @@ ACTIONLINT = go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 VERSION    = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS    = -X github.com/fluidos-edge/testbed/internal/cli.Version=$(VERSION)
 
-# The same settings for programs and tests: what one compiles, the other reuses.
-export CGO_ENABLED = 0
-export GOFLAGS := $(GOFLAGS) -trimpath
-
 .PHONY: testbed
 testbed: build ## bring the testbed up and run both scenarios
 	bin/testbed up --demo --name $(NAME) --backend $(BACKEND) --edge $(EDGE)

@@ -59,7 +59,7 @@ func TestNothingIsLeft(t *testing.T) {
 
 // home is a user of this machine: state and sockets of their own, the cache shared.
 type home struct {
-	bin, state, run string
+	bin, state, sockets string
 	// ports that the testbed kept when it was last looked at
 	ports map[string]int
 }
@@ -82,21 +82,21 @@ func binaries(t *testing.T) string {
 func newHome(t *testing.T, bin string) *home {
 	t.Helper()
 	// Not t.TempDir: its path is too long for a socket.
-	run, err := os.MkdirTemp("", "tb")
+	sockets, err := os.MkdirTemp("", "tb")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &home{bin: bin, state: t.TempDir(), run: run}
+	h := &home{bin: bin, state: t.TempDir(), sockets: sockets}
 	t.Cleanup(func() {
 		_ = h.command(context.WithoutCancel(t.Context()), "down").Run()
-		_ = os.RemoveAll(run)
+		_ = os.RemoveAll(sockets)
 	})
 	return h
 }
 
 func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "testbed"), args...)
-	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+h.state, "XDG_RUNTIME_DIR="+h.run)
+	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+h.state, "XDG_RUNTIME_DIR="+h.sockets)
 	return cmd
 }
 
@@ -168,7 +168,7 @@ func (h *home) mustBeClean(t *testing.T) {
 			t.Errorf("port %d of %s still answers", port, purpose)
 		}
 	}
-	for _, dir := range []string{h.state, h.run} {
+	for _, dir := range []string{h.state, h.sockets} {
 		_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 			if err == nil && path != dir {
 				t.Errorf("file is left: %s", path)

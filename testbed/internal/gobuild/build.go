@@ -110,9 +110,8 @@ func Own(ctx context.Context, moduleRoot, outDir string) error {
 		return err
 	}
 	_, err = command.Local{}.Run(ctx, command.Cmd{
-		Argv: []string{"go", "build", "-trimpath", "-o", out + "/", "./cmd/..."},
+		Argv: []string{"go", "build", "-o", out + "/", "./cmd/..."},
 		Dir:  moduleRoot,
-		Env:  []string{"CGO_ENABLED=0"},
 	})
 	if err != nil {
 		return fmt.Errorf("build own programs: %w", explain(err))
