@@ -29,7 +29,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // eventually waits until holds reports nothing to complain about.
 func eventually(t *testing.T, holds func() error) {
@@ -68,6 +68,10 @@ type bedOption func(*bed, *hollowedge.Options, *interceptor.Funcs)
 
 func withConfig(c hollowedge.Config) bedOption {
 	return func(_ *bed, o *hollowedge.Options, _ *interceptor.Funcs) { o.Config = &c }
+}
+
+func withQueueLimit(n int) bedOption {
+	return func(_ *bed, o *hollowedge.Options, _ *interceptor.Funcs) { o.QueueLimit = n }
 }
 
 func withOrder(order func(hollowedge.Event)) bedOption {
@@ -339,6 +343,19 @@ func (b *bed) dropped(node, reason string, want int) {
 	eventually(b.T, func() error {
 		if got := b.metric("messages_dropped_total", node, reason); got != want {
 			return fmt.Errorf("node %s dropped %d messages as %s, want %d", node, got, reason, want)
+		}
+		return nil
+	})
+}
+
+// accounted checks that no message of a node is missing from its metrics.
+func (b *bed) accounted(node string, published int) {
+	b.Helper()
+	eventually(b.T, func() error {
+		p, f := b.metric("messages_published_total", node, ""), b.metric("messages_forwarded_total", node, "")
+		d, q := b.metric("messages_dropped_total", node, ""), b.metric("messages_queued", node, "")
+		if p != published || p != f+d+q {
+			return fmt.Errorf("node %s: published %d, want %d = forwarded %d + dropped %d + queued %d", node, p, published, f, d, q)
 		}
 		return nil
 	})

@@ -12,12 +12,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-const (
-	// queueLimit is how many messages a node holds for the cloud.
-	queueLimit = 100_000
-	// reconnectEvery is how often EdgeHub tries after a cut: twice its heartbeat.
-	reconnectEvery = 30 * time.Second
-)
+// reconnectEvery is how often EdgeHub tries after a cut: twice its heartbeat.
+const reconnectEvery = 30 * time.Second
 
 // alwaysSubscribed is what EventBus uploads without any Rule.
 var alwaysSubscribed = [...]string{"$hw/events/upload/#", "SYS/dis/upload_records", "+/user/#"}
@@ -116,7 +112,7 @@ func (e *edge) publish(topic string, payload []byte) {
 	case !e.subscribed(topic):
 		e.counts.drop(dropUnsubscribed)
 		return
-	case len(e.queue) >= queueLimit:
+	case len(e.queue) >= e.r.limit:
 		e.counts.drop(dropQueueFull)
 		return
 	}

@@ -100,6 +100,8 @@ type Options struct {
 	Order func(Event)
 	// Registerer gets the metrics. Default prometheus.DefaultRegisterer.
 	Registerer prometheus.Registerer
+	// QueueLimit is how many messages a node holds for the cloud. Default 100,000.
+	QueueLimit int
 	// Seed decides the order in which messages come out after a cut.
 	Seed uint64
 }
@@ -127,6 +129,7 @@ type Runtime struct {
 	clock  clock.Clock
 	order  func(Event)
 	reg    prometheus.Registerer
+	limit  int
 	seed   uint64
 	edges  map[string]*edge
 	sorted []*edge // in the order of the config
@@ -149,6 +152,7 @@ func New(opts *Options) (*Runtime, error) {
 		clock:  opts.Clock,
 		order:  opts.Order,
 		reg:    opts.Registerer,
+		limit:  opts.QueueLimit,
 		seed:   opts.Seed,
 		edges:  map[string]*edge{},
 	}
@@ -167,6 +171,9 @@ func New(opts *Options) (*Runtime, error) {
 	}
 	if r.order == nil {
 		r.order = func(e Event) { go e.Handle() }
+	}
+	if r.limit <= 0 {
+		r.limit = 100_000
 	}
 	if r.reg == nil {
 		r.reg = prometheus.DefaultRegisterer
@@ -196,13 +203,13 @@ func loadConfig(file string) (Config, error) {
 }
 
 // connect makes a client that so many nodes can share: each renews its Lease
-// every 10 s, so nodes/5 a second leaves half of it for registration and status.
+// every 10 s, which takes a fifth of this; the rest is for registration.
 func connect(kubeconfig string, nodes int) (client.WithWatch, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %q: %w", kubeconfig, err)
 	}
-	cfg.QPS = float32(max(50, nodes/5))
+	cfg.QPS = float32(max(50, nodes/2))
 	cfg.Burst = 2 * int(cfg.QPS)
 	cfg.WarningHandler = rest.NoWarnings{}
 	scheme := runtime.NewScheme()

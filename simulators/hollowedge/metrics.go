@@ -11,7 +11,7 @@ type drop int
 
 const (
 	dropUnsubscribed drop = iota // no Rule made the node subscribe
-	dropQueueFull                // over queueLimit messages waited
+	dropQueueFull                // Options.QueueLimit messages waited already
 	dropCut                      // sent while the node was cut off
 	dropUnrouted                 // no listener in the cloud
 	dropTaken                    // topic of another part of KubeEdge

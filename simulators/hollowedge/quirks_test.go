@@ -63,6 +63,7 @@ func TestQuirks(t *testing.T) {
 		"over the throttle messages wait, and none is lost":                                     throttled,
 		"while a node is cut off one message is lost and the others wait, and lose their order": cutOff,
 		"a message that waits for the throttle at a cut is lost":                                cutWhileThrottled,
+		"a full queue drops what comes, and counts it":                                          queueFull,
 		"a node that is cut off renews no Lease until EdgeHub tries again, 30 s after the cut":  cutOffLease,
 		"a node that is cut again before EdgeHub tries stays away":                              cutAgain,
 	} {
@@ -110,6 +111,7 @@ func wildcards(t *testing.T) {
 	s.nothing()
 	b.dropped("edge-1", "unrouted", 3)
 	b.dropped("edge-1", "unsubscribed", 2)
+	b.accounted("edge-1", 6)
 }
 
 func lastWins(t *testing.T) {
@@ -721,6 +723,7 @@ func cutOff(t *testing.T) {
 		b.clock.Step(time.Second)
 		got = append(got, s.next().Body)
 	}
+	b.accounted("edge-1", 10)
 	if cmp.Equal(want, got) {
 		t.Errorf("came in order: %v", got)
 	}
@@ -728,6 +731,25 @@ func cutOff(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
+}
+
+func queueFull(t *testing.T) {
+	b, s := start(t, withQueueLimit(3)), newSink(t, 204)
+	b.addEndpoints("fluidos")
+	b.add(rule("fluidos", "a", "edge-1", "a", s.URL))
+	b.cut("edge-1")
+	b.publish("edge-1", msg("fluidos/a", "lost in the cut"))
+	b.dropped("edge-1", "cut", 1)
+	b.publish("edge-1", msg("fluidos/a", "1"), msg("fluidos/a", "2"), msg("fluidos/a", "3"), msg("fluidos/a", "4"), msg("fluidos/a", "5"))
+	b.dropped("edge-1", "queue_full", 2)
+	b.accounted("edge-1", 6)
+	b.reconnect("edge-1")
+	got := s.bodies(3)
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"1", "2", "3"}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	b.accounted("edge-1", 6)
 }
 
 func cutWhileThrottled(t *testing.T) {

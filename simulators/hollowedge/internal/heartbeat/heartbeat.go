@@ -91,9 +91,10 @@ func (f *Fleet) Register(ctx context.Context, progress func(error), registered f
 	deadline := f.clock.Now().Add(registerWithin)
 	tell := func(done int, last error) {
 		f.mu.Lock()
-		defer f.mu.Unlock()
 		f.registered += done
-		err := fmt.Errorf("registered %d of %d nodes", f.registered, len(f.order))
+		registered := f.registered
+		f.mu.Unlock()
+		err := fmt.Errorf("registered %d of %d nodes", registered, len(f.order))
 		if last != nil {
 			err = fmt.Errorf("%w: %w", err, last)
 		}
@@ -148,19 +149,25 @@ func (f *Fleet) register(ctx context.Context, n *node) error {
 	defer cancel()
 	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: labels(n.name)}}
 	setStatus(obj, f.clock.Now())
-	err := f.client.Create(ctx, obj)
-	switch {
+	switch err := f.client.Create(ctx, obj); {
 	case err == nil:
 		n.uid = obj.UID
+		err := f.makeLease(ctx, n)
+		if apierrors.IsAlreadyExists(err) {
+			err = f.renew(ctx, n)
+		}
+		if err != nil {
+			return err
+		}
 	case apierrors.IsAlreadyExists(err):
 		if err := f.postStatus(ctx, n); err != nil {
 			return err
 		}
+		if err := f.renew(ctx, n); err != nil {
+			return err
+		}
 	default:
 		return fmt.Errorf("create: %w", err)
-	}
-	if err := f.renew(ctx, n); err != nil {
-		return err
 	}
 	spread := func(d time.Duration) time.Duration {
 		return d/2 + d/2*time.Duration(n.index+1)/time.Duration(len(f.order))
@@ -216,10 +223,19 @@ func (f *Fleet) renew(ctx context.Context, n *node) error {
 			return fmt.Errorf("get: %w", err)
 		}
 		n.uid = owner.UID
-		err = f.client.Create(ctx, f.lease(n, now))
+		return f.makeLease(ctx, n)
 	}
 	if err != nil {
-		return fmt.Errorf("lease: %w", err)
+		return fmt.Errorf("patch lease: %w", err)
+	}
+	n.renewed = now
+	return nil
+}
+
+func (f *Fleet) makeLease(ctx context.Context, n *node) error {
+	now := f.clock.Now()
+	if err := f.client.Create(ctx, f.lease(n, now)); err != nil {
+		return fmt.Errorf("create lease: %w", err)
 	}
 	n.renewed = now
 	return nil

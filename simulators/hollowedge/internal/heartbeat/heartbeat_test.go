@@ -253,7 +253,7 @@ func TestNodeThatIsThereIsTakenOver(t *testing.T) {
 func TestHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var names []string
-		for i := range 40 {
+		for i := range 20 {
 			names = append(names, fmt.Sprintf("edge-%d", i))
 		}
 		w := newWorld(t, names)
