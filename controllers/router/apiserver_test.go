@@ -321,11 +321,12 @@ func TestAPIServer(t *testing.T) {
 		if want, got := router.FlavorOf(1, "hts221", "edge-1", "").Name, list[0].Name; got != want {
 			t.Errorf("Rule is named %s, want %s", got, want)
 		}
-		dp := p.untilReady(low, "SensorsNotArrived")
-		c := apimeta.FindStatusCondition(dp.Status.Conditions, sensors.ConditionReady)
-		if want := "2 of 2 sensors have not arrived yet: d-1/hts221, d-2/hts221"; c.Message != want {
-			t.Errorf("message %q, want %q", c.Message, want)
-		}
+		var dp *sensors.DataPath
+		p.until(func() string {
+			dp = p.untilReady(low, "SensorsNotArrived")
+			c := apimeta.FindStatusCondition(dp.Status.Conditions, sensors.ConditionReady)
+			return cmp.Diff("2 of 2 sensors have not arrived yet: d-1/hts221, d-2/hts221", c.Message)
+		})
 		p.relay.arrive(list...)
 		dp = p.untilReady(low, "Served")
 		t.Logf("created to Ready in %s", time.Since(began))
@@ -435,6 +436,17 @@ func TestAPIServer(t *testing.T) {
 			SourceResource: map[string]string{"node_name": "edge-1", "topic": "/sensor/000000000003/00140000000111e1ac360002a5d5c51b/hts221"},
 		}}
 		p.create(foreign)
+		// The router has seen it once it has seen what came after it.
+		ours := p.rules()[0]
+		p.delete(&ours)
+		p.until(func() string {
+			for _, r := range p.rules() {
+				if r.Name == ours.Name && r.UID != ours.UID {
+					return ""
+				}
+			}
+			return "Rule " + ours.Name + " is not there again"
+		})
 		third := router.PathOf("consumer-1", "third", "", "a")
 		third.Spec.Sensors = []sensors.Requirement{{Field: "device", Equals: new("d-3")}}
 		p.create(third)

@@ -125,8 +125,9 @@ type planner struct {
 	gone        map[topicKey]time.Time // when the last Rule of this key was seen to be gone
 	failures    map[sensor.Key]int     // Rules in a row that were not confirmed
 	started     bool
-	endpointsAt time.Time // since when both RuleEndpoints are there
-	active      time.Time // of the last change
+	endpointsAt time.Time          // since when both RuleEndpoints are there
+	dropped     map[types.UID]bool // RuleEndpoints that were deleted and may still be in the cache
+	active      time.Time          // of the last change
 }
 
 // ruleMemory is one Rule as it was last seen.
@@ -157,6 +158,7 @@ func newPlanner(namespace, relayURL string, key []byte, choose sensor.SelectFunc
 		rules:    map[types.UID]*ruleMemory{},
 		gone:     map[topicKey]time.Time{},
 		failures: map[sensor.Key]int{},
+		dropped:  map[types.UID]bool{},
 	}
 }
 
@@ -337,8 +339,13 @@ func (p *planner) planEndpoints(w world, there []*ruleMemory, needed bool, a *ac
 		}
 	}
 	blocked, missing := "", false
+	cached := map[types.UID]bool{}
+	for _, e := range w.endpoints {
+		cached[e.UID] = true
+	}
+	maps.DeleteFunc(p.dropped, func(uid types.UID, _ bool) bool { return !cached[uid] })
 	for _, want := range []struct{ name, kind string }{{endpointEventBus, rules.TypeEventBus}, {endpointRelay, rules.TypeREST}} {
-		i := slices.IndexFunc(w.endpoints, func(e rules.RuleEndpoint) bool { return e.Name == want.name })
+		i := slices.IndexFunc(w.endpoints, func(e rules.RuleEndpoint) bool { return e.Name == want.name && !p.dropped[e.UID] })
 		switch {
 		case i < 0 && needed:
 			missing = true

@@ -58,6 +58,8 @@ func (s *sim) step() actions {
 	a := s.plan(s.world)
 	w := s.world
 	for _, e := range a.createEndpoints {
+		s.uids++
+		e.UID = types.UID(fmt.Sprint("endpoint-", s.uids))
 		s.endpoints = append(s.endpoints, e)
 		s.done = append(s.done, "create endpoint "+e.Name)
 	}
@@ -74,6 +76,7 @@ func (s *sim) step() actions {
 	}
 	for _, e := range a.deleteEndpoints {
 		s.endpoints = slices.DeleteFunc(s.endpoints, func(x rules.RuleEndpoint) bool { return x.Name == e.Name })
+		s.dropped[e.UID] = true
 		s.done = append(s.done, "delete endpoint "+e.Name)
 	}
 	for _, st := range a.statuses {

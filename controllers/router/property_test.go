@@ -50,6 +50,8 @@ func (l *lagging) step() (idle bool) {
 	a := l.planner.plan(w)
 	for _, e := range a.createEndpoints {
 		if !slices.ContainsFunc(l.endpoints, func(x rules.RuleEndpoint) bool { return x.Name == e.Name }) {
+			l.n++
+			e.UID = types.UID(fmt.Sprint("endpoint-", l.n))
 			l.endpoints = append(l.endpoints, e)
 		}
 	}
@@ -85,7 +87,8 @@ func (l *lagging) step() (idle bool) {
 		l.planner.created(r, w)
 	}
 	for _, e := range a.deleteEndpoints {
-		l.endpoints = slices.DeleteFunc(l.endpoints, func(x rules.RuleEndpoint) bool { return x.Name == e.Name })
+		l.endpoints = slices.DeleteFunc(l.endpoints, func(x rules.RuleEndpoint) bool { return x.UID == e.UID })
+		l.planner.dropped[e.UID] = true
 	}
 	for _, r := range l.rules {
 		if ours(&r) {

@@ -336,7 +336,9 @@ func (r *reconciler) do(ctx context.Context, w world, a actions) error {
 		e := &a.deleteEndpoints[i]
 		if err := r.client.Delete(ctx, e, client.Preconditions{UID: &e.UID}); client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("delete RuleEndpoint %s: %w", e.Name, err))
+			continue
 		}
+		r.planner.dropped[e.UID] = true
 	}
 	for _, s := range a.statuses {
 		if err := r.write(ctx, s); err != nil {
