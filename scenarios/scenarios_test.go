@@ -1,0 +1,132 @@
+package scenarios_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/e2e-framework/pkg/env"
+	"sigs.k8s.io/e2e-framework/pkg/envconf"
+	"sigs.k8s.io/e2e-framework/pkg/features"
+
+	"github.com/fluidos-edge/testbed/scenarios"
+	"github.com/fluidos-edge/testbed/testbed"
+	"github.com/fluidos-edge/testbed/testbed/topology"
+)
+
+var attach = flag.String("testbed", "", "`name` of a running testbed to attach to; without it tests bring up their own and remove it")
+
+// TestScenarios runs every assertion on a testbed.
+func TestScenarios(t *testing.T) {
+	var status *testbed.Status
+	if *attach != "" {
+		var err error
+		if status, err = testbed.Describe(t.Context(), testbed.Options{Name: *attach}); err != nil {
+			t.Fatalf("%v; `bin/testbed up --name %s` brings it up", err, *attach)
+		}
+	} else {
+		status = bringUp(t, "scenarios", extended(t, "extended.yaml"))
+	}
+	e, err := scenarios.NewEnv(t.Context(), status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := withDeadline(t)
+	defer cancel()
+	testenv := env.New().WithContext(ctx)
+	for _, name := range []string{scenarios.Multicast, scenarios.LatencyFilter} {
+		as, err := scenarios.Select(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := features.New(name).WithLabel("backend", status.Backend).WithLabel("edge", status.Edge)
+		for _, a := range as {
+			f = f.Assess(a.ID+": "+a.Title, func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+				r := a.Run(ctx, e)
+				t.Logf("%s in %.1f s: %d sensors, %d streams", r.Status, r.Seconds, len(r.Expected.Sensors), len(r.Expected.Streams))
+				switch r.Status {
+				case scenarios.Pass:
+				case scenarios.Skip:
+					t.Skip(r.Reason)
+				default:
+					t.Errorf("%s\nexpected %s\nobserved %s", r.Reason, asJSON(t, r.Expected), asJSON(t, r.Observed))
+				}
+				return ctx
+			})
+		}
+		testenv.Test(t, f.Feature())
+	}
+	if len(status.Consumers) > 1 {
+		testenv.Test(t, isolation(status))
+	}
+}
+
+func asJSON(t *testing.T, v any) string {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(text)
+}
+
+// withDeadline leaves time to remove things before the test binary is killed.
+func withDeadline(t *testing.T) (context.Context, context.CancelFunc) {
+	if d, ok := t.Deadline(); ok {
+		return context.WithDeadline(t.Context(), d.Add(-time.Minute))
+	}
+	return context.WithCancel(t.Context())
+}
+
+// bringUp builds our programs and brings up a testbed of this test's own, which
+// goes when the test ends. Those of tests that were killed go first.
+func bringUp(t *testing.T, kind string, top *topology.Topology, external ...string) *testbed.Status {
+	t.Helper()
+	ctx, cancel := withDeadline(t)
+	defer cancel()
+	for _, name := range testbed.Names() {
+		pid, err := strconv.Atoi(strings.TrimPrefix(name, kind+"-"))
+		if err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			continue
+		}
+		if err := testbed.Down(ctx, testbed.Options{Name: name}); err != nil {
+			t.Errorf("remove testbed %s of a test that was killed: %v", name, err)
+		}
+	}
+	dir := t.TempDir()
+	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "../cmd/...")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		t.Fatalf("build our programs: %v", err)
+	}
+	o := testbed.Options{
+		Name: fmt.Sprintf("%s-%d", kind, os.Getpid()), Topology: top, BinDir: dir, External: external,
+		Progress: func(e testbed.Event) {
+			switch e.State {
+			case "done", "fail":
+				t.Logf("%s: %s in %.1f s %s", e.Phase, e.State, e.Seconds, e.Detail)
+			}
+		},
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := testbed.Down(ctx, testbed.Options{Name: o.Name}); err != nil && !errors.Is(err, testbed.ErrAbsent) {
+			t.Errorf("down: %v", err)
+		}
+	})
+	status, err := testbed.Up(ctx, o)
+	if err != nil {
+		t.Fatalf("%v\nif programs of the testbed are missing: `bin/testbed assets build` builds them", err)
+	}
+	return status
+}
