@@ -129,17 +129,24 @@ func lastWins(t *testing.T) {
 
 func eitherSilences(t *testing.T) {
 	for _, deleted := range []string{"first", "last"} {
-		t.Run(deleted, func(t *testing.T) {
-			b, s, fence := start(t), newSink(t, 204), newSink(t, 204)
-			b.addEndpoints("fluidos")
-			b.add(rule("fluidos", "first", "edge-1", "a", s.URL), rule("fluidos", "last", "edge-1", "a", s.URL),
-				rule("fluidos", "fence", "edge-1", "fence", fence.URL))
-			b.remove(rule("fluidos", deleted, "", "", ""))
-			b.publish("edge-1", msg("fluidos/a", "1"), msg("fluidos/fence", "end"))
-			fence.next()
-			s.nothing()
-			b.dropped("edge-1", "unsubscribed", 1)
-		})
+		for _, elsewhere := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, subscribed elsewhere %v", deleted, elsewhere), func(t *testing.T) {
+				b, s, fence := start(t), newSink(t, 204), newSink(t, 204)
+				b.addEndpoints("fluidos")
+				b.add(rule("fluidos", "first", "edge-1", "a", s.URL), rule("fluidos", "last", "edge-1", "a", s.URL),
+					rule("fluidos", "fence", "edge-1", "fence", fence.URL))
+				why := "unsubscribed"
+				if elsewhere { // the node uploads, but the cloud has no listener
+					b.add(rule("fluidos", "all", "edge-1", "#", s.URL))
+					why = "unrouted"
+				}
+				b.remove(rule("fluidos", deleted, "", "", ""))
+				b.publish("edge-1", msg("fluidos/a", "1"), msg("fluidos/fence", "end"))
+				fence.next()
+				s.nothing()
+				b.dropped("edge-1", why, 1)
+			})
+		}
 	}
 }
 
