@@ -4,10 +4,10 @@ BACKEND ?= auto
 EDGE    ?= auto
 NAME    ?= default
 
-GOLANGCI   = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-ACTIONLINT = go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
-VERSION    = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS    = -X github.com/fluidos-edge/testbed/internal/cli.Version=$(VERSION)
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT  = go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+VERSION     = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS     = -X github.com/fluidos-edge/testbed/internal/cli.Version=$(VERSION)
 
 .PHONY: testbed
 testbed: build ## bring the testbed up and run both scenarios
@@ -41,7 +41,8 @@ verify: ## fail if generated files or formatting are not up to date
 
 .PHONY: lint
 lint: ## run linters
-	$(GOLANGCI) run ./...
+	go vet ./...
+	$(STATICCHECK) ./...
 	$(ACTIONLINT)
 
 .PHONY: help
