@@ -24,7 +24,7 @@ build: ## build all programs into bin/
 .PHONY: test
 test: build ## run every test that needs no container engine
 	TESTBED_ASSETS=$$(bin/testbed assets build) && export TESTBED_ASSETS && \
-	go test $$(go list ./... | grep -v '/scenarios$$') && \
+	go test -timeout 30m $$(go list ./... | grep -v '/scenarios$$') && \
 	go test -timeout 30m ./scenarios
 
 .PHONY: fuzz
