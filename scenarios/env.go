@@ -66,8 +66,8 @@ type Endpoint struct {
 
 // Store is what a sink has stored.
 type Store interface {
-	// Stored returns the samples with a time from since on.
-	Stored(ctx context.Context, since time.Time) ([]ledger.Sample, error)
+	// Stored returns the samples at some endpoints with a time from since on.
+	Stored(ctx context.Context, since time.Time, endpoints ...string) ([]ledger.Sample, error)
 	// Last returns by uid the last seq at an endpoint with a time from since on.
 	Last(ctx context.Context, endpoint string, since time.Time) (map[string]int64, error)
 }

@@ -307,7 +307,7 @@ func judgeL4(ctx context.Context, e *Env) (Result, error) {
 				problems = append(problems, w.problem)
 				continue
 			}
-			problems = append(problems, w.misses(e.Sensors)...)
+			problems = append(problems, w.misses(e.Sensors, bound)...)
 		}
 		left, err := e.awaitNoRules(ctx)
 		if err != nil {
@@ -320,31 +320,38 @@ func judgeL4(ctx context.Context, e *Env) (Result, error) {
 }
 
 // misses says what is wrong with the nearest misses of a DataPath that selects
-// nothing for its bound on latency.
-func (w *wish) misses(all []Sensor) []string {
+// nothing: they must be those that meet most of the filter, with the reason.
+func (w *wish) misses(all []Sensor, bound time.Duration) []string {
 	const most = 5
-	own := where(all, of(w.provider))
-	near := where(own, Sensor.candidate)
-	var problems []string
-	listed := w.seen.Status.Misses
-	if want := min(most, len(own)); len(listed) != want {
-		problems = append(problems, fmt.Sprintf("DataPath %s lists %d misses, not %d", w, len(listed), want))
+	met := map[string]int{}
+	var best, got []int
+	for _, s := range where(all, of(w.provider)) {
+		d, ok := s.latency()
+		for _, holds := range []bool{s.measures("Humidity"), strings.EqualFold(s.Manufacturer, manufacturer), ok && d < bound} {
+			if holds {
+				met[s.name()]++
+			}
+		}
+		best = append(best, met[s.name()])
 	}
-	nearest := 0
-	for _, m := range listed {
-		if m.Reason == "" {
-			problems = append(problems, fmt.Sprintf("DataPath %s does not say why it refuses %s", w, m.Sensor))
-		}
-		if !slices.Contains(names(near), m.Sensor) {
-			continue
-		}
-		nearest++
-		if !strings.Contains(m.Reason, "latency") {
+	slices.SortFunc(best, func(a, b int) int { return b - a })
+	best = best[:min(most, len(best))]
+	var problems, listed []string
+	for _, m := range w.seen.Status.Misses {
+		got = append(got, met[m.Sensor])
+		listed = append(listed, m.Sensor)
+		i := slices.IndexFunc(all, func(s Sensor) bool { return s.Provider == w.provider && s.name() == m.Sensor })
+		switch {
+		case i < 0 || m.Reason == "":
+			problems = append(problems, fmt.Sprintf("DataPath %s lists the miss %q because of %q", w, m.Sensor, m.Reason))
+		case all[i].candidate() && !strings.Contains(m.Reason, "latency"):
 			problems = append(problems, fmt.Sprintf("DataPath %s refuses %s, but not for its latency: %s", w, m.Sensor, m.Reason))
 		}
 	}
-	if want := min(most, len(near)); nearest < want {
-		problems = append(problems, fmt.Sprintf("DataPath %s lists %d of the %d nearest misses", w, nearest, want))
+	slices.SortFunc(got, func(a, b int) int { return b - a })
+	if !slices.Equal(got, best) {
+		problems = append(problems, fmt.Sprintf("DataPath %s lists misses that meet %v of its requirements (%s); the nearest meet %v",
+			w, got, strings.Join(listed, ", "), best))
 	}
 	return problems
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -78,10 +79,18 @@ func TestTamper(t *testing.T) {
 		{name: "all Devices on every node", nodes: allNodes, want: everywhere},
 		{name: "nothing in the end"},
 	}
-	for _, tt := range tests {
+	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := withDeadline(t)
 			defer cancel()
+			// Between the first and the last row somebody else wants everything:
+			// Rules then stay, and DataPaths are served at once.
+			switch i {
+			case 1:
+				l.keepRules(ctx, t)
+			case len(tests) - 1:
+				l.releaseRules(ctx, t)
+			}
 			if tt.nodes != nil {
 				l.restartERM(t, tt.nodes)
 				defer l.restartERM(t, nil)
@@ -178,6 +187,8 @@ type lab struct {
 	choose  atomic.Pointer[sensor.SelectFunc]
 	proxies map[string]*proxy
 	stopERM func()
+	// elsewhere takes everything and keeps nothing.
+	elsewhere *httptest.Server
 }
 
 func newLab(t *testing.T) *lab {
@@ -190,6 +201,11 @@ func newLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	l.env.Patience = 2 * time.Second
+	l.elsewhere = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(l.elsewhere.Close)
 
 	// The relay gives its address to a proxy.
 	relayOpts := &relay.Options{Select: l.selection}
@@ -220,6 +236,31 @@ func newLab(t *testing.T) *lab {
 
 func (l *lab) selection(reqs []sensors.Requirement, o sensor.Offer) (sensor.Verdict, error) {
 	return (*l.choose.Load())(reqs, o)
+}
+
+// standing is a DataPath of somebody else who wants everything.
+func (l *lab) standing(url string) (client.Client, *sensors.DataPath) {
+	consumer := l.env.Consumers[0].Name
+	dp := &sensors.DataPath{}
+	dp.Namespace, dp.Name = consumer, "standing"
+	dp.Spec.Endpoints = []sensors.Endpoint{{Name: "elsewhere", URL: url}}
+	return l.env.Providers[0].DataPaths[consumer], dp
+}
+
+func (l *lab) keepRules(ctx context.Context, t *testing.T) {
+	t.Helper()
+	c, dp := l.standing(l.elsewhere.URL)
+	if err := c.Create(ctx, dp); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *lab) releaseRules(ctx context.Context, t *testing.T) {
+	t.Helper()
+	c, dp := l.standing(l.elsewhere.URL)
+	if err := c.Delete(ctx, dp); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (l *lab) component(t *testing.T, name string) []string {

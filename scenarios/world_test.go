@@ -42,7 +42,9 @@ type world struct {
 	restartAfter int64
 	// mute keeps a status from being written.
 	mute bool
-	// rule makes a Rule that nobody needs.
+	// badMisses names the farthest misses.
+	badMisses bool
+	// rule keeps Rules that nobody needs.
 	rule bool
 
 	mu     sync.Mutex
@@ -208,6 +210,11 @@ func (w *world) report(ctx context.Context, p scenarios.Provider, objects client
 	routes := map[string][]string{}
 	for _, dp := range list.Items {
 		st := sensors.DataPathStatus{}
+		type near struct {
+			sensors.Miss
+			met int
+		}
+		var misses []near
 		for _, s := range w.env.Sensors {
 			if s.Provider != p.Name {
 				continue
@@ -227,12 +234,19 @@ func (w *world) report(ctx context.Context, p scenarios.Provider, objects client
 				for _, e := range dp.Spec.Endpoints {
 					routes[scenarios.Name(s)] = append(routes[scenarios.Name(s)], strings.TrimPrefix(e.URL, "http://"))
 				}
-			} else if v.Met == len(dp.Spec.Sensors)-1 && len(st.Misses) < 5 {
-				st.Misses = append(st.Misses, sensors.Miss{Sensor: scenarios.Name(s), Reason: v.Reason})
+			} else {
+				misses = append(misses, near{sensors.Miss{Sensor: scenarios.Name(s), Reason: v.Reason}, v.Met})
 			}
 		}
 		if len(dp.Status.Conditions) > 0 || w.mute {
 			continue
+		}
+		slices.SortStableFunc(misses, func(a, b near) int { return b.met - a.met })
+		if w.badMisses {
+			slices.Reverse(misses)
+		}
+		for _, m := range misses[:min(5, len(misses))] {
+			st.Misses = append(st.Misses, m.Miss)
 		}
 		is := metav1.ConditionFalse
 		if st.Matched > 0 {
@@ -309,7 +323,7 @@ type store struct {
 	consumer string
 }
 
-func (s store) Stored(_ context.Context, since time.Time) ([]ledger.Sample, error) {
+func (s store) Stored(_ context.Context, since time.Time, endpoints ...string) ([]ledger.Sample, error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	type row struct {
@@ -318,7 +332,7 @@ func (s store) Stored(_ context.Context, since time.Time) ([]ledger.Sample, erro
 	}
 	rows := map[row]ledger.Sample{}
 	for _, one := range s.w.stored[s.consumer] {
-		if one.Time >= since.UnixNano() {
+		if one.Time >= since.UnixNano() && slices.Contains(endpoints, one.Endpoint) {
 			rows[row{one.Endpoint, one.UID, one.Time}] = one
 		}
 	}
@@ -330,12 +344,10 @@ func (s store) Stored(_ context.Context, since time.Time) ([]ledger.Sample, erro
 }
 
 func (s store) Last(ctx context.Context, endpoint string, since time.Time) (map[string]int64, error) {
-	all, err := s.Stored(ctx, since)
+	all, err := s.Stored(ctx, since, endpoint)
 	out := map[string]int64{}
 	for _, one := range all {
-		if one.Endpoint == endpoint {
-			out[one.UID] = max(out[one.UID], one.Seq)
-		}
+		out[one.UID] = max(out[one.UID], one.Seq)
 	}
 	return out, err
 }
@@ -440,6 +452,7 @@ func TestAssertionsTellFaultsApart(t *testing.T) {
 		{name: "drop at the witness", fault: func(w *world) { w.deliver = to("consumer-1/witness", drop) }, want: fails()},
 		{name: "inclusive bound", fault: func(w *world) { w.choose = inclusive }, want: fails("L1", "L2")},
 		{name: "text comparison", fault: func(w *world) { w.choose = textual }, want: fails("L1", "L2", "L4")},
+		{name: "farthest misses", fault: func(w *world) { w.badMisses = true }, want: fails("L4")},
 		{name: "a Rule too many", fault: func(w *world) { w.rule = true }, want: fails("L4")},
 		{name: "offered twice", fault: func(w *world) {
 			_, s2, s3 := scenarios.Disjoint(w.env)

@@ -203,7 +203,7 @@ func TestStore(t *testing.T) {
 	store := sink.NewStore(srv.URL, "reader:secret", "-", "sensors/autogen")
 	defer store.Close()
 
-	got, err := store.Stored(t.Context(), time.Unix(1700000000, 0))
+	got, err := store.Stored(t.Context(), time.Unix(1700000000, 0), "a", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestStore(t *testing.T) {
 	if diff := cmp.Diff([]ledger.Sample{want}, got); diff != "" {
 		t.Errorf("stored and arrived differ (-arrived +stored):\n%s", diff)
 	}
-	if !strings.Contains(flux, "2023-11-14T22:13:20Z") || !strings.Contains(flux, "sensors/autogen") {
+	if !strings.Contains(flux, "2023-11-14T22:13:20Z") || !strings.Contains(flux, "sensors/autogen") || !strings.Contains(flux, `r.endpoint == \"a\" or r.endpoint == \"b\"`) {
 		t.Errorf("query %s", flux)
 	}
 	last, err := store.Last(t.Context(), "witness", time.Unix(1700000000, 0))

@@ -29,9 +29,18 @@ func NewStore(url, token, org, bucket string) *Store {
 // Close lets idle connections go.
 func (s *Store) Close() { s.client.Close() }
 
-// Stored returns all samples with a time from since on, in no order. Rows that
-// are no samples are left out.
-func (s *Store) Stored(ctx context.Context, since time.Time) ([]ledger.Sample, error) {
+// Stored returns all samples at some endpoints with a time from since on, in no
+// order; those at all endpoints if none is named. Rows that are no samples are
+// left out.
+func (s *Store) Stored(ctx context.Context, since time.Time, endpoints ...string) ([]ledger.Sample, error) {
+	filter := "exists r." + tagUID
+	if len(endpoints) > 0 {
+		var any []string
+		for _, e := range endpoints {
+			any = append(any, fmt.Sprintf("r.%s == %q", tagEndpoint, e))
+		}
+		filter = strings.Join(any, " or ")
+	}
 	// Rows come a field at a time, and are put together here: what InfluxDB 1.8
 	// pivots depends on which series happen to have which fields.
 	type row struct {
@@ -39,7 +48,7 @@ func (s *Store) Stored(ctx context.Context, since time.Time) ([]ledger.Sample, e
 		time   int64
 	}
 	points := map[row]*point{}
-	err := s.each(ctx, since, `exists r.uid`, "", func(r *query.FluxRecord) error {
+	err := s.each(ctx, since, filter, "", func(r *query.FluxRecord) error {
 		tags := tagsOf(r)
 		key := row{(point{measurement: r.Measurement(), tags: tags}).body() + tags[tagUID] + "@" + tags[tagEndpoint], r.Time().UnixNano()}
 		p := points[key]
