@@ -165,7 +165,9 @@ func (e *Env) lock(ctx context.Context) (unlock func(), err error) {
 		return func() {}, nil
 	}
 	l := flock.New(e.LockFile)
-	if _, err := l.TryLockContext(ctx, lookEvery); err != nil {
+	if _, err := l.TryLockContext(ctx, lookEvery); err != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("lock %s: %w", e.LockFile, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("another run of the scenarios is under way on testbed %s (lock %s): %w", e.Testbed, e.LockFile, err)
 	}
 	return func() { _ = l.Close() }, nil

@@ -94,7 +94,11 @@ func All() []Assertion {
 		a := Assertion{ID: id, Scenario: scenario, Title: title}
 		a.Run = func(ctx context.Context, env *Env) Result {
 			start := time.Now()
-			r, err := judge(ctx, env)
+			var r Result
+			err := ctx.Err()
+			if err == nil {
+				r, err = judge(ctx, env)
+			}
 			if err != nil {
 				r.Status, r.Reason = Error, err.Error()
 				var skip skipped

@@ -88,6 +88,9 @@ func extended(t *testing.T, file string) *topology.Topology {
 // newWorld is faultless.
 func newWorld(t *testing.T, top *topology.Topology) *world {
 	t.Helper()
+	if *attach != "" {
+		t.Skip("it needs no testbed: run it without -testbed")
+	}
 	w := &world{t: t, dir: t.TempDir(), stored: map[string][]ledger.Sample{}}
 	w.env = &scenarios.Env{
 		Testbed: "world", Backend: "none", Edge: "none", Topology: top, Sensors: scenarios.SensorsOf(top),

@@ -42,7 +42,6 @@ func bx1() topology.Board {
 type bench struct {
 	t     *testing.T
 	clk   *testingclock.FakeClock
-	mono  int64
 	board *board.Board
 	conn  *radio.Conn
 }
