@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -99,10 +100,17 @@ func (a *app) printStatus(s *testbed.Status) {
 			if c.Restarts > 0 {
 				reason = strings.TrimPrefix(reason+"; restarted "+strconv.Itoa(c.Restarts)+"x", "; ")
 			}
-			rows[i] = []string{c.Name, ready, pid, rss, c.URL, c.Log, reason}
+			if reason != "" && c.Log != "" {
+				reason += "; see " + c.Log
+			}
+			rows[i] = []string{c.Name, ready, pid, rss, c.URL, reason}
 		}
 		a.printf("\n")
-		a.printTable([]string{"COMPONENT", "READY", "PID", "RSS", "URL", "LOG", "REASON"}, rows)
+		a.printTable([]string{"COMPONENT", "READY", "PID", "RSS", "URL", "REASON"}, rows)
+		// Whole paths would make every line too long for a terminal.
+		if log := s.Components[0].Log; log != "" {
+			a.printf("\nlogs: %s\n", filepath.Dir(log))
+		}
 	}
 	if len(s.Phases) > 0 {
 		rows := make([][]string, len(s.Phases))

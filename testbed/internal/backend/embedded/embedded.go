@@ -173,7 +173,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 	}
 	t := b.layout.rec.Topology
 	var c client.Client
-	err := step(ctx, "definitions and rights in "+p.Name, func(func(string)) error {
+	err := step(ctx, "definitions of "+p.Name, func(func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
 		defer cancel()
 		var err error
@@ -200,7 +200,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 	if err != nil {
 		return err
 	}
-	return step(ctx, "sensors on offer at "+p.Name, func(say func(string)) error {
+	return step(ctx, "sensors of "+p.Name, func(say func(string)) error {
 		for _, name := range []string{hollowedge, boards, mapper, erm} {
 			for _, s := range plan[p.Name+"/components"] {
 				if s.External && strings.HasPrefix(s.Name, p.Name+"/"+name) {
