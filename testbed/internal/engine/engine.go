@@ -303,7 +303,7 @@ func (e *Engine) Memory(ctx context.Context, ids ...string) (map[string]int64, e
 // bytesOf reads sizes as the engine prints them: "512.3MiB".
 func bytesOf(s string) (int64, bool) {
 	s = strings.TrimSpace(s)
-	number := strings.TrimRight(s, "KMGTiB")
+	number := strings.TrimRight(s, "kKMGTiB")
 	var n float64
 	if _, err := fmt.Sscanf(number, "%g", &n); err != nil {
 		return 0, false
