@@ -41,15 +41,19 @@ func Custom(consumers, providers int) *Topology {
 	return t
 }
 
-// defaultBoards are those of a provider that lists none.
+// defaultBoards are those of a provider that lists none. They notify a little
+// faster than by default, so that a run of the scenarios has its samples sooner: the
+// 8 sensors of a node make 24 of the 30 messages a second that KubeEdge lets through.
 func defaultBoards() []Board {
+	const rate = 3
 	var boards []Board
 	for _, ms := range []string{"12", "16", "20"} {
 		unit := "ms"
-		boards = append(boards, Board{Model: STWINKT1B,
+		boards = append(boards, Board{Model: STWINKT1B, Rate: rate,
 			Parts: map[string]Declared{"hts221": {Latency: &ms, LatencyUnit: &unit}}})
 	}
-	return append(boards, Board{Model: STWINBX1}, Board{Model: STWINBX1}, Board{Model: STWINBX1})
+	bx1 := Board{Model: STWINBX1, Rate: rate}
+	return append(boards, bx1, bx1, bx1)
 }
 
 // setDefaults fills in what the file leaves open. has tells what it does give:
