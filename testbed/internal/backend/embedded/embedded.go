@@ -2,23 +2,18 @@ package embedded
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
-	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
-	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
+	"github.com/fluidos-edge/testbed/testbed/internal/backend"
 	"github.com/fluidos-edge/testbed/testbed/internal/gobuild"
 	"github.com/fluidos-edge/testbed/testbed/internal/kube"
 	"github.com/fluidos-edge/testbed/testbed/internal/process"
@@ -30,39 +25,84 @@ import (
 const (
 	clusterDeadline   = 3 * time.Minute
 	componentDeadline = 2 * time.Minute
-	offersDeadline    = 2 * time.Minute
 )
 
 // Backend brings one testbed about.
 type Backend struct {
-	layout layout
+	layout backend.Layout
+	dirs   process.Dirs
 	assets gobuild.Assets
-	sup    *process.Client
 	log    *slog.Logger
+
+	sup *process.Client // once Up has begun
 }
 
 // New is a backend for the testbed of a record. It starts nothing.
-func New(rec *state.Record, assets gobuild.Assets, sup *process.Client, log *slog.Logger) *Backend {
-	return &Backend{layout: layout{rec}, assets: assets, sup: sup, log: log}
+func New(rec *state.Record, assets gobuild.Assets, log *slog.Logger) *Backend {
+	return &Backend{layout: newLayout(rec), dirs: Dirs(rec), assets: assets, log: log}
 }
 
-// Ports lists the ports that a topology needs, for Record.ChoosePorts.
-func Ports(t *topology.Topology) []string { return ports(t) }
+// Dirs are the folders of a testbed's supervisor.
+func Dirs(rec *state.Record) process.Dirs {
+	return process.Dirs{State: state.Dir(rec.Name), Run: rec.RunDir}
+}
 
-// Step runs one phase of Up and reports it; say replaces its detail. ctx is
-// what the phase runs under: if it has ended, the phase was stopped, and is not
-// to blame.
-type Step func(ctx context.Context, phase string, run func(say func(string)) error) error
+// Layout implements backend.Backend.
+func (b *Backend) Layout() backend.Layout { return b.layout }
 
-// Up starts what is missing, restarts what differs, stops what is no longer
-// described, and returns once every sensor is on offer.
-func (b *Backend) Up(ctx context.Context, step Step) error {
-	t := b.layout.rec.Topology
+// Down implements backend.Backend.
+func (b *Backend) Down(ctx context.Context) error {
+	if sup, err := process.Connect(ctx, b.dirs); err == nil {
+		// Reap does what this does not manage to.
+		_ = sup.Shutdown(ctx)
+	}
+	return process.Reap(ctx, b.layout.Rec.ID)
+}
+
+// Status implements backend.Backend.
+func (b *Backend) Status(ctx context.Context) (backend.Status, error) {
+	s := backend.Status{Ready: map[string]bool{}}
+	sup, err := process.Connect(ctx, b.dirs)
+	if errors.Is(err, process.ErrNotRunning) {
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	components, err := sup.List(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Running = true
+	ready := map[string]bool{}
+	for _, c := range components {
+		ready[c.Name] = c.Ready
+		s.Components = append(s.Components, backend.Component{
+			Name: c.Name, Ready: c.Ready, PID: c.PID, URL: c.Spec.URL, Log: c.Log, RSSBytes: c.RSSBytes, Reason: c.Reason,
+			Args: c.Spec.Args, External: c.Spec.External, Restarts: c.Restarts,
+		})
+	}
+	if t := b.layout.Rec.Topology; t != nil {
+		for _, c := range backend.Clusters(t) {
+			s.Ready[c] = ready[c+"/"+apiserver] && ready[c+"/"+manager] && ready[c+"/"+etcd]
+		}
+	}
+	return s, nil
+}
+
+// Up implements backend.Backend.
+func (b *Backend) Up(ctx context.Context, step backend.Step) error {
+	t := b.layout.Rec.Topology
+	var err error
+	argv := []string{filepath.Join(b.layout.Rec.BinDir, "testbed"), "supervise", "--name", b.layout.Rec.Name}
+	if b.sup, err = process.Start(ctx, b.dirs, b.layout.Rec.ID, argv); err != nil {
+		return err
+	}
 	plan, err := b.plan()
 	if err != nil {
 		return err
 	}
-	if err := b.layout.rec.Save(); err != nil { // secrets were made
+	if err := b.layout.Rec.Save(); err != nil { // secrets were made
 		return err
 	}
 	if err := b.removeOthers(ctx, plan); err != nil {
@@ -82,16 +122,16 @@ func (b *Backend) Up(ctx context.Context, step Step) error {
 // plan is every process of the testbed, by its cluster's part: "<cluster>", or
 // "<cluster>/sink" and "<cluster>/components".
 func (b *Backend) plan() (map[string][]process.Spec, error) {
-	t := b.layout.rec.Topology
+	t := b.layout.Rec.Topology
 	plan := map[string][]process.Spec{}
 	add := func(part string, specs []process.Spec, err error) error {
 		for i := range specs {
-			specs[i].External = slices.Contains(b.layout.rec.External, specs[i].Name)
+			specs[i].External = slices.Contains(b.layout.Rec.External, specs[i].Name)
 		}
 		plan[part] = specs
 		return err
 	}
-	for n, c := range clusters(t) {
+	for n, c := range backend.Clusters(t) {
 		specs, err := b.controlPlane(c, n)
 		if err := add(c, specs, err); err != nil {
 			return nil, fmt.Errorf("%s: %w", c, err)
@@ -136,7 +176,7 @@ func (b *Backend) removeOthers(ctx context.Context, plan map[string][]process.Sp
 	return b.sup.Remove(ctx, others...)
 }
 
-func (b *Backend) upCluster(ctx context.Context, cluster string, plan map[string][]process.Spec, step Step) error {
+func (b *Backend) upCluster(ctx context.Context, cluster string, plan map[string][]process.Spec, step backend.Step) error {
 	return step(ctx, "cluster "+cluster, func(say func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, clusterDeadline)
 		defer cancel()
@@ -151,7 +191,7 @@ func (b *Backend) upCluster(ctx context.Context, cluster string, plan map[string
 	})
 }
 
-func (b *Backend) upSink(ctx context.Context, c topology.Consumer, plan map[string][]process.Spec, step Step) error {
+func (b *Backend) upSink(ctx context.Context, c topology.Consumer, plan map[string][]process.Spec, step backend.Step) error {
 	return step(ctx, "sink of "+c.Name, func(say func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
 		defer cancel()
@@ -160,34 +200,34 @@ func (b *Backend) upSink(ctx context.Context, c topology.Consumer, plan map[stri
 			return err
 		}
 		say("users and database")
-		if err := b.setUpInflux(ctx, c.Name); err != nil {
+		if err := b.layout.SetUpInflux(ctx, c.Name); err != nil {
 			return err
 		}
 		return b.start(ctx, specs[1:], say)
 	})
 }
 
-func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[string][]process.Spec, step Step) error {
+func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[string][]process.Spec, step backend.Step) error {
 	if err := b.upCluster(ctx, p.Name, plan, step); err != nil {
 		return err
 	}
-	t := b.layout.rec.Topology
+	t := b.layout.Rec.Topology
 	var c client.Client
 	err := step(ctx, "definitions of "+p.Name, func(func(string)) error {
 		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
 		defer cancel()
 		var err error
-		if c, err = kube.Client(b.layout.adminKubeconfig(p.Name)); err != nil {
+		if c, err = kube.Client(b.layout.AdminKubeconfig(p.Name)); err != nil {
 			return err
 		}
 		var consumers []string
 		for _, c := range t.Consumers {
 			consumers = append(consumers, c.Name)
 		}
-		if err := kube.InstallProvider(ctx, c, b.layout.identity(p.Name), consumers); err != nil {
+		if err := kube.InstallProvider(ctx, c, b.layout.Identity(p.Name), consumers); err != nil {
 			return err
 		}
-		return b.removeUndescribed(ctx, c, p)
+		return backend.RemoveUndescribed(ctx, c, t, p)
 	})
 	if err != nil {
 		return err
@@ -209,7 +249,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 				}
 			}
 		}
-		return awaitOffers(ctx, c, p, say)
+		return backend.AwaitOffers(ctx, c, p, say)
 	})
 }
 
@@ -228,111 +268,4 @@ func (b *Backend) start(ctx context.Context, specs []process.Spec, say func(stri
 	}
 	say(strings.Join(names, ", "))
 	return b.sup.Wait(ctx, names...)
-}
-
-// removeUndescribed removes nodes, boards and consumers that an earlier
-// topology described and this one does not.
-func (b *Backend) removeUndescribed(ctx context.Context, c client.Client, p topology.Provider) error {
-	wanted := map[string]bool{}
-	for _, n := range p.EdgeNodes {
-		wanted["node/"+n.Name] = true
-	}
-	for _, board := range p.Boards {
-		wanted["device/"+deviceName(board)] = true
-	}
-	for _, consumer := range b.layout.rec.Topology.Consumers {
-		wanted["consumer/"+consumer.Name] = true
-	}
-	var nodes corev1.NodeList
-	if err := c.List(ctx, &nodes, client.MatchingLabels{"node-role.fluidos.eu/sensors": "true"}); err != nil {
-		return err
-	}
-	for i := range nodes.Items {
-		if !wanted["node/"+nodes.Items[i].Name] {
-			if err := c.Delete(ctx, &nodes.Items[i]); client.IgnoreNotFound(err) != nil {
-				return err
-			}
-		}
-	}
-	var devs devices.DeviceList
-	if err := c.List(ctx, &devs, client.InNamespace(kube.Namespace)); err != nil {
-		return err
-	}
-	for i := range devs.Items {
-		d := &devs.Items[i]
-		// Only what a mapper registered has this label: other people's Devices stay.
-		if d.Labels[devices.LabelBoardID] != "" && !wanted["device/"+d.Name] {
-			if err := c.Delete(ctx, d); client.IgnoreNotFound(err) != nil {
-				return err
-			}
-		}
-	}
-	var spaces corev1.NamespaceList
-	if err := c.List(ctx, &spaces, client.HasLabels{sensors.LabelConsumer}); err != nil {
-		return err
-	}
-	for _, ns := range spaces.Items {
-		if consumer := ns.Labels[sensors.LabelConsumer]; !wanted["consumer/"+consumer] {
-			if err := kube.RemoveConsumer(ctx, c, consumer); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// awaitOffers waits until every edge node is Ready and every board has at least
-// one available Flavor.
-func awaitOffers(ctx context.Context, c client.Client, p topology.Provider, say func(string)) error {
-	var missing []string
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, offersDeadline, true, func(ctx context.Context) (bool, error) {
-		var nodes corev1.NodeList
-		var flavors nodecore.FlavorList
-		if err := c.List(ctx, &nodes); err != nil {
-			return false, err
-		}
-		if err := c.List(ctx, &flavors, client.InNamespace(kube.Namespace)); err != nil {
-			return false, err
-		}
-		ready := map[string]bool{}
-		for _, n := range nodes.Items {
-			for _, cond := range n.Status.Conditions {
-				ready[n.Name] = ready[n.Name] || cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue
-			}
-		}
-		offered := map[string]bool{}
-		for _, f := range flavors.Items {
-			offered[f.Labels[nodecore.LabelDevice]] = offered[f.Labels[nodecore.LabelDevice]] || f.Spec.Availability
-		}
-		missing = missing[:0]
-		for _, n := range p.EdgeNodes {
-			if !ready[n.Name] {
-				missing = append(missing, "node "+n.Name)
-			}
-		}
-		for _, board := range p.Boards {
-			if !offered[deviceName(board)] {
-				missing = append(missing, "board "+board.Name)
-			}
-		}
-		sort.Strings(missing)
-		say(fmt.Sprintf("%d flavors; waiting for %s", len(flavors.Items), strings.Join(missing, ", ")))
-		return len(missing) == 0, nil
-	})
-	if err != nil {
-		return fmt.Errorf("not on offer: %s: %w", strings.Join(missing, ", "), err)
-	}
-	return nil
-}
-
-// deviceName is the Device that a mapper registers for a board.
-func deviceName(b topology.Board) string {
-	return strings.ToLower(b.Model) + "-" + strings.ToLower(strings.ReplaceAll(b.MAC, ":", ""))
-}
-
-func fileName(user string) string { return strings.ReplaceAll(user, ":", "-") }
-
-func hashOf(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
 }

@@ -1,11 +1,12 @@
 package embedded
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"os"
 	"path/filepath"
 
+	"github.com/fluidos-edge/testbed/testbed/internal/backend"
 	"github.com/fluidos-edge/testbed/testbed/internal/kube"
 	"github.com/fluidos-edge/testbed/testbed/internal/pki"
 	"github.com/fluidos-edge/testbed/testbed/internal/process"
@@ -17,18 +18,18 @@ import (
 // their processes, in the order in which they start.
 func (b *Backend) provider(p topology.Provider, consumers []topology.Consumer) ([]process.Spec, error) {
 	l := b.layout
-	ca, err := pki.NewCA(l.clusterPKI(p.Name), p.Name)
+	ca, err := pki.NewCA(l.PKI(p.Name), p.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, component := range []string{hollowedge, mapper, erm, router, relay} {
-		file := l.componentKubeconfig(p.Name, component)
+		file := l.ComponentKubeconfig(p.Name, component)
 		if _, err := b.kubeconfig(ca, p.Name, file, kube.User(component)); err != nil {
 			return nil, err
 		}
 	}
 	for _, c := range consumers {
-		file := l.consumerKubeconfig(c.Name, p.Name)
+		file := l.ConsumerKubeconfig(c.Name, p.Name)
 		if _, err := b.kubeconfig(ca, p.Name, file, kube.ConsumerUser(c.Name)); err != nil {
 			return nil, err
 		}
@@ -45,28 +46,28 @@ func (b *Backend) provider(p topology.Provider, consumers []topology.Consumer) (
 	if err != nil {
 		return nil, err
 	}
-	relayURL, relayAdmin := "http://"+l.addr(p.Name, relay, ""), "http://"+l.addr(p.Name, relay, "admin")
+	relayURL, relayAdmin := "http://"+l.Addr(p.Name, relay, ""), "http://"+l.Addr(p.Name, relay, "admin")
 	specs := []process.Spec{
 		edge,
 		boardsSpec,
-		b.component(p.Name, erm, "", "--kubeconfig", l.componentKubeconfig(p.Name, erm), "--namespace", kube.Namespace,
+		b.component(p.Name, erm, "", "--kubeconfig", l.ComponentKubeconfig(p.Name, erm), "--namespace", kube.Namespace,
 			"--price-amount", p.Price.Amount, "--price-currency", p.Price.Currency, "--price-period", p.Price.Period,
 			"--latitude", p.Location.Latitude, "--longitude", p.Location.Longitude,
 			"--country", p.Location.Country, "--city", p.Location.City),
-		b.component(p.Name, relay, "", "--kubeconfig", l.componentKubeconfig(p.Name, relay), "--namespace", kube.Namespace,
-			"--ingest", l.addr(p.Name, relay, ""), "--admin", l.addr(p.Name, relay, "admin"), "--capability-key", keyFile),
-		b.component(p.Name, router, "", "--kubeconfig", l.componentKubeconfig(p.Name, router), "--namespace", kube.Namespace,
+		b.component(p.Name, relay, "", "--kubeconfig", l.ComponentKubeconfig(p.Name, relay), "--namespace", kube.Namespace,
+			"--ingest", l.Addr(p.Name, relay, ""), "--admin", l.Addr(p.Name, relay, "admin"), "--capability-key", keyFile),
+		b.component(p.Name, router, "", "--kubeconfig", l.ComponentKubeconfig(p.Name, router), "--namespace", kube.Namespace,
 			"--relay-url", relayURL, "--relay-admin", relayAdmin, "--capability-key", keyFile),
 	}
 	specs[3].URL = relayURL
 	for _, n := range p.EdgeNodes {
-		journal := l.mapperJournal(p.Name, n.Name)
+		journal := l.MapperJournal(p.Name, n.Name)
 		if err := os.MkdirAll(filepath.Dir(journal), 0o700); err != nil {
 			return nil, err
 		}
 		specs = append(specs, b.component(p.Name, mapper, n.Name, "--node", n.Name,
-			"--kubeconfig", l.componentKubeconfig(p.Name, mapper), "--namespace", kube.Namespace,
-			"--radio", l.radioSocket(p.Name, n.Name), "--mqtt", "tcp://"+l.addr(p.Name, hollowedge, "mqtt/"+n.Name),
+			"--kubeconfig", l.ComponentKubeconfig(p.Name, mapper), "--namespace", kube.Namespace,
+			"--radio", l.RadioSocket(p.Name, n.Name), "--mqtt", "tcp://"+l.Addr(p.Name, hollowedge, "mqtt/"+n.Name),
 			"--journal", journal))
 	}
 	return specs, nil
@@ -78,9 +79,9 @@ func (b *Backend) component(cluster, name, node string, args ...string) process.
 	if node != "" {
 		full += "/" + node
 	}
-	health := b.layout.addr(cluster, full, "health")
+	health := b.layout.Addr(cluster, full, "health")
 	return process.Spec{
-		Name: cluster + "/" + full, Path: filepath.Join(b.layout.rec.BinDir, name),
+		Name: cluster + "/" + full, Path: filepath.Join(b.layout.Rec.BinDir, name),
 		Args: append([]string{"--health", health}, args...), URL: "http://" + health,
 		Probe: process.Probe{URL: "http://" + health + "/readyz"},
 	}
@@ -88,43 +89,36 @@ func (b *Backend) component(cluster, name, node string, args ...string) process.
 
 // hollowEdge is all edge nodes of a provider in one process.
 func (b *Backend) hollowEdge(p topology.Provider) (process.Spec, error) {
-	type node struct {
-		Name string `json:"name"`
-		MQTT string `json:"mqtt"`
+	config, err := backend.HollowEdgeConfig(p, func(node string) string { return b.layout.Addr(p.Name, hollowedge, "mqtt/"+node) })
+	if err != nil {
+		return process.Spec{}, err
 	}
-	nodes := []node{}
-	for _, n := range p.EdgeNodes {
-		nodes = append(nodes, node{n.Name, b.layout.addr(p.Name, hollowedge, "mqtt/"+n.Name)})
-	}
-	file, hash, err := b.jsonFile(p.Name, hollowedge+".json", map[string]any{
-		"nodes": nodes, "messageQPS": p.MessageQPS, "messageBurst": p.MessageBurst,
-	})
-	s := b.component(p.Name, hollowedge, "", "--kubeconfig", b.layout.componentKubeconfig(p.Name, hollowedge), "--config", file)
+	file, hash, err := b.configFile(p.Name, hollowedge+".json", string(config))
+	s := b.component(p.Name, hollowedge, "", "--kubeconfig", b.layout.ComponentKubeconfig(p.Name, hollowedge), "--config", file)
 	s.ConfigHash = hash
 	return s, err
 }
 
 // boards are all boards of a provider in one process, with a radio for each node.
 func (b *Backend) boards(p topology.Provider) (process.Spec, error) {
-	radios := map[string]string{}
 	for _, n := range p.EdgeNodes {
-		socket := b.layout.radioSocket(p.Name, n.Name)
-		if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Dir(b.layout.RadioSocket(p.Name, n.Name)), 0o700); err != nil {
 			return process.Spec{}, err
 		}
-		radios[n.Name] = socket
 	}
-	file, hash, err := b.jsonFile(p.Name, boards+".json", map[string]any{
-		"seed": b.layout.rec.Topology.Seed, "boards": p.Boards, "radios": radios,
-	})
-	s := b.component(p.Name, boards, "", "--config", file, "--control", b.layout.boardsSocket(p.Name))
+	config, err := b.layout.BoardsConfig(p)
+	if err != nil {
+		return process.Spec{}, err
+	}
+	file, hash, err := b.configFile(p.Name, boards+".json", string(config))
+	s := b.component(p.Name, boards, "", "--config", file, "--control", b.layout.BoardsSocket(p.Name))
 	s.ConfigHash = hash
 	return s, err
 }
 
-// capabilityKey is shared by a provider's router and relay.
+// capabilityKey is the file with the key that a provider's router and relay share.
 func (b *Backend) capabilityKey(provider string) (string, error) {
-	key, err := b.layout.rec.Secret("capability/"+provider, 32)
+	key, err := b.layout.CapabilityKey(provider)
 	if err != nil {
 		return "", err
 	}
@@ -132,15 +126,13 @@ func (b *Backend) capabilityKey(provider string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file := b.layout.dir("pki", provider, "capability.key")
+	file := b.layout.Dir("pki", provider, "capability.key")
 	return file, state.WriteFile(file, raw)
 }
 
-func (b *Backend) jsonFile(cluster, name string, v any) (file, hash string, err error) {
-	content, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return "", "", err
-	}
-	file = b.layout.config(cluster, name)
-	return file, hashOf(string(content)), state.WriteFile(file, content)
+// configFile writes a configuration of a cluster and returns its file and hash.
+func (b *Backend) configFile(cluster, name, content string) (file, hash string, err error) {
+	file = b.layout.Config(cluster, name)
+	sum := sha256.Sum256([]byte(content))
+	return file, hex.EncodeToString(sum[:]), state.WriteFile(file, []byte(content))
 }
