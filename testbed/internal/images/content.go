@@ -78,16 +78,23 @@ func given(img v1.Image) func(context.Context, func(string)) (v1.Image, error) {
 // digits of the image's digest.
 func pack(files, entrypoint []string, fix string) (v1.Image, string, error) {
 	var bad []error
+	var dynamic []string
 	content := []File{
 		{Path: "/etc/passwd", Mode: 0o644, Content: []byte("root:x:0:0:root:/:/sbin/nologin\ntestbed:x:" + user + ":" + user + ":testbed:/tmp:/sbin/nologin\n")},
 		{Path: "/etc/group", Mode: 0o644, Content: []byte("root:x:0:\ntestbed:x:" + user + ":\n")},
 		{Path: "/tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
 	}
 	for _, f := range files {
-		if err := static(f); err != nil {
+		switch err := static(f); {
+		case err == errDynamic:
+			dynamic = append(dynamic, filepath.Base(f))
+		case err != nil:
 			bad = append(bad, err)
 		}
 		content = append(content, File{Path: path.Join("/usr/bin", filepath.Base(f)), Source: f, Mode: 0o755})
+	}
+	if dynamic != nil {
+		bad = append(bad, fmt.Errorf("%s in %s: %w", strings.Join(dynamic, ", "), filepath.Dir(files[0]), errDynamic))
 	}
 	if bad != nil {
 		return nil, "", &Error{What: "cannot be put into an image", Causes: bad, Remedy: fix}
@@ -109,6 +116,8 @@ func pack(files, entrypoint []string, fix string) (v1.Image, string, error) {
 	return img, h.Hex[:12], nil
 }
 
+var errDynamic = errors.New("dynamically linked")
+
 // static tells why a program cannot run where there is nothing but itself.
 func static(file string) error {
 	f, err := elf.Open(file)
@@ -125,7 +134,7 @@ func static(file string) error {
 	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return fmt.Errorf("%s is dynamically linked", file)
+			return errDynamic
 		}
 	}
 	return nil

@@ -119,12 +119,12 @@ func (r *Resolver) manifest(ctx context.Context, t name.Tag) (img v1.Image, done
 	done = func() { cancel(nil) }
 	late := fmt.Errorf("no answer from %s within %s", t.RegistryStr(), patience)
 	timer := time.AfterFunc(patience, func() { cancel(late) })
-	defer timer.Stop()
 
 	want := r.platform()
 	opts := append([]remote.Option{remote.WithContext(asking), remote.WithPlatform(want), remote.WithAuthFromKeychain(authn.DefaultKeychain)}, r.Remote...)
 	desc, err := remote.Get(t, opts...)
 	if ctx.Err() != nil {
+		timer.Stop()
 		return nil, done, context.Cause(ctx)
 	}
 	if errors.Is(context.Cause(asking), late) {
@@ -144,8 +144,8 @@ func (r *Resolver) manifest(ctx context.Context, t name.Tag) (img v1.Image, done
 	if err == nil {
 		raw, err = img.ConfigFile()
 	}
-	if errors.Is(context.Cause(asking), late) {
-		err = late
+	if !timer.Stop() {
+		err = late // what is asked from here on would be refused
 	}
 	if err == nil {
 		err = r.fits(raw.OS + "/" + raw.Architecture)
