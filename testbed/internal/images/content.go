@@ -116,7 +116,7 @@ func pack(files, entrypoint []string, fix string) (v1.Image, string, error) {
 	return img, h.Hex[:12], nil
 }
 
-var errDynamic = errors.New("dynamically linked")
+var errDynamic = errors.New("dynamically linked, to libraries that the image does not have")
 
 // static tells why a program cannot run where there is nothing but itself.
 func static(file string) error {

@@ -219,7 +219,7 @@ func TestComponents(t *testing.T) {
 	if !errors.As(err, &known) || known.Fix() != "CGO_ENABLED=0 make build" {
 		t.Fatalf("got %v", err)
 	}
-	want := "cannot be put into an image: " + dir + "/mapper is no program for Linux; " + dir + "/router: no such file or directory; erm, relay in " + dir + ": dynamically linked"
+	want := "cannot be put into an image: " + dir + "/mapper is no program for Linux; " + dir + "/router: no such file or directory; erm, relay in " + dir + ": dynamically linked, to libraries that the image does not have"
 	if diff := cmp.Diff(want, err.Error()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

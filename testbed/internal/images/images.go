@@ -342,7 +342,7 @@ func (r *Resolver) build(ctx context.Context, w Wanted, say func(string)) (Found
 	b := w.Build
 	switch {
 	case b == nil:
-		return Found{}, errors.New("cannot be built here: nobody told how")
+		return Found{}, errors.New("cannot be built here: we have no recipe for it")
 	case b.Image == nil && b.Make == nil:
 		return Found{}, fmt.Errorf("cannot be built here: %s has no recipe", b.Ref)
 	case b.Make != nil && r.Engine == nil:

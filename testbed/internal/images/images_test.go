@@ -237,7 +237,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{name: "nowhere", r: &images.Resolver{Engine: newEngine(t, nil).engine(), Archives: none},
 			w:    images.Wanted{Name: "thing", Ref: upstream},
-			want: "image thing (docker.io/library/thing:1.0): not in the engine; not in " + none + " (what is there: no archive); registry: not to be asked; cannot be built here: nobody told how",
+			want: "image thing (docker.io/library/thing:1.0): not in the engine; not in " + none + " (what is there: no archive); registry: not to be asked; cannot be built here: we have no recipe for it",
 			fix:  "let registries be asked; or where it is at hand, `docker save -o thing.tar docker.io/library/thing:1.0`, and give the folder by --images"},
 		{name: "others there", r: &images.Resolver{Archives: shelf},
 			w: images.Wanted{Name: "telegraf", Ref: "telegraf:1.37", Build: failing},
@@ -247,7 +247,7 @@ func TestErrors(t *testing.T) {
 		{name: "another platform", r: &images.Resolver{Engine: newEngine(t, map[string]v1.Image{upstream: foreign(t, image(t, "x"))}).engine(), Archives: shelf},
 			w: images.Wanted{Name: "thing", Ref: upstream},
 			want: "image thing (docker.io/library/thing:1.0): in the engine is one for linux/vax, not " + platform + "; in " + shelf + "/b.tar is one for linux/vax, not " + platform +
-				"; registry: not to be asked; cannot be built here: nobody told how",
+				"; registry: not to be asked; cannot be built here: we have no recipe for it",
 			fix: "let registries be asked; or where it is at hand, `docker save -o thing.tar docker.io/library/thing:1.0`, and give the folder by --images"},
 		{name: "broken engine", r: &images.Resolver{Engine: broken},
 			w:    images.Wanted{Name: "node", Build: &images.Build{Ref: "testbed/node:1", Make: func(context.Context, func(string)) error { return errors.New("no space left") }}},
