@@ -1,0 +1,401 @@
+package release_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+
+	"github.com/fluidos-edge/testbed/charts"
+	"github.com/fluidos-edge/testbed/testbed/internal/release"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+const namespace = "fluidos"
+
+// names of all charts of charts.FS.
+func names(t *testing.T) []string {
+	t.Helper()
+	files, err := fs.Glob(charts.FS, "*/Chart.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, f := range files {
+		if dir, _, _ := strings.Cut(f, "/"); dir != release.Library {
+			all = append(all, dir)
+		}
+	}
+	if len(all) < 8 {
+		t.Fatalf("charts.FS holds %v only", all)
+	}
+	return all
+}
+
+// values of a chart in its golden test.
+func values(t *testing.T, chart string) map[string]any {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", chart+".values.yaml"))
+	if err != nil {
+		t.Fatalf("every chart has a file of values: %v", err)
+	}
+	v := map[string]any{}
+	if err := yaml.UnmarshalStrict(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func render(t *testing.T, chart string) string {
+	t.Helper()
+	text, err := release.Render(chart, values(t, chart), namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestGolden(t *testing.T) {
+	for _, chart := range names(t) {
+		t.Run(chart, func(t *testing.T) {
+			got := render(t, chart)
+			golden := filepath.Join("testdata", chart+".golden")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), got); d != "" {
+				t.Errorf("manifests differ (-want +got); run with -update if that is meant:\n%s", d)
+			}
+			if again := render(t, chart); again != got {
+				t.Error("a second rendering differs")
+			}
+		})
+	}
+}
+
+// decode reads manifests into types that know every field.
+func decode(manifest string) ([]runtime.Object, error) {
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	docs := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(manifest)))
+	var all []runtime.Object
+	for {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		} else if err != nil {
+			return nil, err
+		}
+		if len(bytes.TrimSpace(doc)) == 0 {
+			continue
+		}
+		o, _, err := decoder.Decode(doc, nil, nil)
+		if err != nil {
+			return nil, fmt.Errorf("%w in\n%s", err, doc)
+		}
+		all = append(all, o)
+	}
+}
+
+// objections are what is wrong with the objects of one chart.
+func objections(chart string, objects []runtime.Object) []string {
+	var all []string
+	object := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	accounts := map[string]bool{}
+	for _, o := range objects {
+		m, err := meta.Accessor(o)
+		if err != nil {
+			object("%T has no metadata", o)
+			continue
+		}
+		for k, v := range map[string]string{"name": chart, "instance": chart, "component": chart, "part-of": "testbed"} {
+			if got := m.GetLabels()["app.kubernetes.io/"+k]; got != v {
+				object("%T: label %s is %q", o, k, got)
+			}
+		}
+		if m.GetNamespace() != namespace {
+			object("%T is in namespace %q", o, m.GetNamespace())
+		}
+		switch o := o.(type) {
+		case *corev1.ServiceAccount:
+			accounts[o.Name] = true
+		case *corev1.Secret, *corev1.ConfigMap:
+		case *appsv1.Deployment:
+		default:
+			object("%T is not for a chart of ours", o)
+		}
+	}
+	for _, o := range objects {
+		d, ok := o.(*appsv1.Deployment)
+		if !ok {
+			continue
+		}
+		if d.Spec.Replicas == nil || *d.Spec.Replicas != 1 || d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+			object("not one replica at a time")
+		}
+		pod := d.Spec.Template.Spec
+		if !accounts[pod.ServiceAccountName] {
+			object("ServiceAccount %q is not the chart's", pod.ServiceAccountName)
+		}
+		if pod.AutomountServiceAccountToken == nil {
+			object("does not say whether it needs a token")
+		}
+		if g := pod.TerminationGracePeriodSeconds; g == nil || *g > 30 {
+			object("takes long to end")
+		}
+		if pod.HostNetwork && pod.DNSPolicy != corev1.DNSDefault {
+			object("on the node's network with other names")
+		}
+		if pod.HostPID || pod.HostIPC {
+			object("shares the node's processes")
+		}
+		sum := d.Spec.Template.Annotations["checksum/config"]
+		for _, v := range pod.Volumes {
+			if v.HostPath != nil && (v.HostPath.Type == nil || *v.HostPath.Type != corev1.HostPathDirectory) {
+				object("volume %s makes folders on the node", v.Name)
+			}
+			if v.Secret != nil && (v.Secret.DefaultMode == nil || *v.Secret.DefaultMode != 0o440) {
+				object("volume %s: everybody may read the secret", v.Name)
+			}
+			own := v.ConfigMap != nil || v.Secret != nil && v.Secret.SecretName == d.Name
+			if own && sum == "" {
+				object("volume %s: a change does not restart the Pod", v.Name)
+			}
+		}
+		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+			for _, o := range containerObjections(c, pod) {
+				object("container %s: %s", c.Name, o)
+			}
+		}
+	}
+	return all
+}
+
+func containerObjections(c corev1.Container, pod corev1.PodSpec) []string {
+	var all []string
+	must := func(ok bool, what string) {
+		if !ok {
+			all = append(all, what)
+		}
+	}
+	s := c.SecurityContext
+	if s == nil {
+		s = &corev1.SecurityContext{}
+	}
+	is := func(b *bool, want bool) bool { return b != nil && *b == want }
+	must(is(s.RunAsNonRoot, true), "may be root")
+	must(s.RunAsUser != nil && *s.RunAsUser > 0, "no user that is not root")
+	must(s.RunAsGroup != nil, "no group")
+	must(is(s.ReadOnlyRootFilesystem, true), "may write to its image")
+	must(is(s.AllowPrivilegeEscalation, false), "may gain rights")
+	must(s.Privileged == nil || !*s.Privileged, "is privileged")
+	must(s.Capabilities != nil && slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) && len(s.Capabilities.Add) == 0, "has capabilities")
+	must(s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault, "may do any system call")
+	must(c.ImagePullPolicy == corev1.PullIfNotPresent, "pulls an image that is there")
+	must(!c.Resources.Requests.Cpu().IsZero() && !c.Resources.Requests.Memory().IsZero(), "requests nothing")
+	must(c.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError, "ends without a word")
+	must(len(c.Command) > 0, "leaves its program to the image")
+	for name, p := range map[string]*corev1.Probe{"liveness": c.LivenessProbe, "readiness": c.ReadinessProbe} {
+		if p == nil {
+			must(false, "no "+name+" probe")
+			continue
+		}
+		host := ""
+		switch {
+		case p.HTTPGet != nil:
+			host = p.HTTPGet.Host
+		case p.TCPSocket != nil:
+			host = p.TCPSocket.Host
+		}
+		must((host == "127.0.0.1") == pod.HostNetwork, name+" probe goes to "+host)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestObjects holds every chart to what all Pods of ours are: typed, without
+// rights they do not need, with probes, restarted by changes.
+func TestObjects(t *testing.T) {
+	for _, chart := range names(t) {
+		t.Run(chart, func(t *testing.T) {
+			objects, err := decode(render(t, chart))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range objections(chart, objects) {
+				t.Error(o)
+			}
+		})
+	}
+}
+
+// TestTokens holds who may speak to the API server with the Pod's own token.
+func TestTokens(t *testing.T) {
+	want := map[string]bool{"erm": true, "router": true, "relay": true, "hollowedge": true, "boards": false, "mapper": false, "influxdb": false, "telegraf": false}
+	got := map[string]bool{}
+	for chart := range want {
+		objects, err := decode(render(t, chart))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects {
+			if d, ok := o.(*appsv1.Deployment); ok {
+				got[chart] = *d.Spec.Template.Spec.AutomountServiceAccountToken
+			}
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestObjectionsAreMade is the negative control of TestObjects.
+func TestObjectionsAreMade(t *testing.T) {
+	careless := os.DirFS("testdata/charts")
+	manifest, err := release.RenderFrom(careless, "careless", nil, namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := decode(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"*v1.Deployment: label component is \"\"", "*v1.Deployment: label instance is \"\"",
+		"*v1.Deployment: label name is \"\"", "*v1.Deployment: label part-of is \"\"",
+		`ServiceAccount "" is not the chart's`,
+		"container careless: ends without a word", "container careless: has capabilities", "container careless: leaves its program to the image",
+		"container careless: may be root", "container careless: may do any system call", "container careless: may gain rights",
+		"container careless: may write to its image", "container careless: no group", "container careless: no liveness probe",
+		"container careless: no readiness probe", "container careless: no user that is not root", "container careless: pulls an image that is there",
+		"container careless: requests nothing",
+		"container sealed: leaves its program to the image", "container sealed: no liveness probe", "container sealed: no readiness probe", "container sealed: requests nothing",
+		"does not say whether it needs a token", "not one replica at a time", "takes long to end",
+	}
+	got := objections("careless", objects)
+	slices.Sort(got)
+	slices.Sort(want)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	if manifest, err = release.RenderFrom(careless, "careless", map[string]any{"typo": true}, namespace); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decode(manifest); err == nil || !strings.Contains(err.Error(), `unknown field "daata"`) {
+		t.Errorf("decoding a field that does not exist: %v", err)
+	}
+}
+
+func TestConfigRestarts(t *testing.T) {
+	for _, chart := range []string{"influxdb", "telegraf", "boards", "hollowedge"} {
+		v := values(t, chart)
+		before := render(t, chart)
+		v["config"] = v["config"].(string) + "\n"
+		after, err := release.Render(chart, v, namespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum(before) == sum(after) || sum(before) == "" {
+			t.Errorf("%s: checksum %q, then %q", chart, sum(before), sum(after))
+		}
+	}
+}
+
+func sum(manifest string) string {
+	_, rest, _ := strings.Cut(manifest, "checksum/config: ")
+	line, _, _ := strings.Cut(rest, "\n")
+	return line
+}
+
+func TestValues(t *testing.T) {
+	tests := []struct {
+		name  string
+		chart string
+		set   map[string]any // nil removes
+		want  []string       // of the problems; nil is valid
+	}{
+		{"as they are", "erm", nil, nil},
+		{"without image", "erm", map[string]any{"image": nil}, []string{"missing property 'image'"}},
+		{"image with a space", "erm", map[string]any{"image": "a b"}, []string{"image: 'a b' does not match pattern"}},
+		{"unknown", "erm", map[string]any{"prize": 1}, []string{"additional properties 'prize' not allowed"}},
+		{"unknown inside", "erm", map[string]any{"location": map[string]any{"contry": "Italy"}}, []string{"location: additional properties 'contry' not allowed"}},
+		{"text for a number", "influxdb", map[string]any{"port": "8086"}, []string{"port: got string, want integer"}},
+		{"number for text", "erm", map[string]any{"price": map[string]any{"amount": 0.5}}, []string{"price.amount: got number, want string"}},
+		{"port of nobody", "boards", map[string]any{"health": 70000}, []string{"health: maximum: got 70,000, want 65,535"}},
+		{"root", "relay", map[string]any{"runAs": map[string]any{"user": 0, "group": 0}}, []string{"runAs.user: minimum: got 0, want 1"}},
+		{"no relay", "router", map[string]any{"relayAdmin": []string{}}, []string{"relayAdmin: minItems: got 0, want 1"}},
+		{"relay without scheme", "router", map[string]any{"relayAdmin": []string{"127.0.0.1:8181"}}, []string{"relayAdmin.0: '127.0.0.1:8181' does not match pattern"}},
+		{"folder that moves", "mapper", map[string]any{"journalDir": "journals"}, []string{"journalDir: 'journals' does not match pattern"}},
+		{"two at once", "mapper", map[string]any{"mqtt": "127.0.0.1:1884", "node": nil}, []string{"missing property 'node'", "mqtt: '127.0.0.1:1884' does not match pattern"}},
+		{"toleration of nothing", "boards", map[string]any{"tolerations": []any{map[string]any{"kye": "a"}}}, []string{"tolerations.0: additional properties 'kye' not allowed"}},
+		{"not for the library", "boards", map[string]any{"lib": map[string]any{"x": 1}}, []string{"lib: additional properties 'x' not allowed"}},
+		{"large user ids stay exact", "relay", map[string]any{"runAs": map[string]any{"user": 1234567890, "group": int64(1234567890)}}, nil},
+		{"without the node's network", "router", map[string]any{"hostNetwork": false}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := values(t, tt.chart)
+			for k, val := range tt.set {
+				if val == nil {
+					delete(v, k)
+				} else {
+					v[k] = val
+				}
+			}
+			text, err := release.Render(tt.chart, v, namespace)
+			if tt.want == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := decode(text); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			var invalid *release.InvalidValues
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got %v, want *InvalidValues", err)
+			}
+			if invalid.Chart != tt.chart || len(invalid.Problems) != len(tt.want) {
+				t.Fatalf("chart %s: %q", invalid.Chart, invalid.Problems)
+			}
+			for _, w := range tt.want {
+				if !slices.ContainsFunc(invalid.Problems, func(p string) bool { return strings.HasPrefix(p, w) }) {
+					t.Errorf("got %q, want %q", invalid.Problems, w)
+				}
+			}
+		})
+	}
+}
+
+func TestRefusesWhatIsNoChart(t *testing.T) {
+	for _, chart := range []string{"", "crds", release.Library, "nothing", "../charts"} {
+		if _, err := release.Render(chart, nil, namespace); err == nil || !strings.Contains(err.Error(), "there is no chart") {
+			t.Errorf("%q: %v", chart, err)
+		}
+	}
+}
