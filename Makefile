@@ -31,6 +31,10 @@ test: build ## run every test that needs no container engine
 fuzz: ## fuzz every decoder of outside bytes for FUZZTIME each
 	hack/fuzz.sh $(or $(FUZZTIME),10s)
 
+.PHONY: bench
+bench: build ## measure against a bare peer, into bench.json; BENCH passes flags (BENCH='-row kind-up -n 5')
+	bin/bench $(BENCH)
+
 .PHONY: generate
 generate: ## write deep copies, definitions and rights from markers
 	hack/generate.sh
