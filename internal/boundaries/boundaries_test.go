@@ -38,7 +38,9 @@ var rules = []rule{
 	{"testbed", []string{"testbed", "charts", "controllers/api"}, "the testbed deploys controllers and simulators and imports none of them"},
 	{"scenarios", []string{"scenarios", "testbed", "controllers/api", "controllers/sensor"}, "scenarios judge from outside"},
 	{"internal/cli", []string{"testbed", "scenarios", "simulators", "controllers", "charts"}, "the command line may import anything but cmd"},
+	{"internal/bench", nil, "measures from outside, as a user would"},
 	{"cmd/testbed", []string{"internal/cli"}, "main only"},
+	{"cmd/bench", []string{"internal/bench"}, "main only"},
 	{"cmd", []string{"internal/daemon", "controllers", "simulators"}, "main only"},
 	{"internal", nil, ""},
 }

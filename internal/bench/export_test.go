@@ -1,0 +1,4 @@
+package bench
+
+// What tests see of the rows.
+var PickNodeImage = pickNodeImage
