@@ -53,6 +53,7 @@ func (e *Error) Fix() string { return e.Remedy }
 // Builder is a Build with everything given. Cache must be set, the rest has
 // defaults.
 type Builder struct {
+	Group    Group
 	Cache    string
 	Log      *slog.Logger
 	Progress func(Progress) // called by one goroutine at a time, every second and at each step
@@ -70,7 +71,7 @@ func Build(ctx context.Context, cache string, log *slog.Logger, progress func(Pr
 
 // Build is the function Build.
 func (b *Builder) Build(ctx context.Context) (Assets, error) {
-	p, err := locate(b.Cache)
+	p, err := b.Group.locate(b.Cache)
 	if err != nil {
 		return Assets{}, err
 	}
@@ -111,7 +112,7 @@ func Own(ctx context.Context, moduleRoot, outDir string) error {
 	}
 	_, err = command.Local{}.Run(ctx, command.Cmd{
 		Argv: []string{"go", "build", "-o", out + "/", "./cmd/..."},
-		Dir:  moduleRoot,
+		Dir:  moduleRoot, Env: []string{"CGO_ENABLED=0"},
 	})
 	if err != nil {
 		return fmt.Errorf("build own programs: %w", explain(err))
@@ -198,7 +199,7 @@ func (w *work) lock(ctx context.Context) (unlock func(), err error) {
 // jobs gives what is missing, in the order of sets.
 func (w *work) jobs() ([]job, error) {
 	var out []job
-	for _, s := range sets() {
+	for _, s := range w.group.sets() {
 		j := job{set: s, dir: w.sets[s.name]}
 		for _, b := range s.binaries {
 			ok, err := built(filepath.Join(j.dir, b.name))
@@ -322,7 +323,7 @@ func (w *work) build(ctx context.Context, j job) (err error) {
 	w.log.Info("building", "set", j.name, "version", j.version, "binaries", names(j.missing))
 	w.meter.begin(j)
 	stop := w.meter.tick()
-	_, err = w.runner.Run(ctx, command.Cmd{Argv: argv, Dir: dir, Env: environment(), Stderr: &lines{each: w.meter.line}})
+	_, err = w.runner.Run(ctx, command.Cmd{Argv: argv, Dir: dir, Env: environment(), Stderr: &command.Lines{Each: func(l string) { w.meter.line(strings.TrimSpace(l)) }}})
 	stop()
 	if err != nil {
 		return err
@@ -335,24 +336,6 @@ func (w *work) build(ctx context.Context, j job) (err error) {
 	w.meter.end()
 	w.log.Info("built", "set", j.name, "took", w.clock.Since(began).Round(time.Second))
 	return nil
-}
-
-// lines hands on what is written, line by line.
-type lines struct {
-	each func(string)
-	rest []byte
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.rest = append(l.rest, p...)
-	for {
-		line, rest, ok := strings.Cut(string(l.rest), "\n")
-		if !ok {
-			return len(p), nil
-		}
-		l.rest = []byte(rest)
-		l.each(strings.TrimSpace(line))
-	}
 }
 
 // explain adds the remedy to failures of go whose cause is known.

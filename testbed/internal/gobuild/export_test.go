@@ -7,7 +7,7 @@ var (
 
 // KeyWith is the key of a set as if its pins, flags or platform were others.
 func KeyWith(name string, change func(mod, sum *[]byte, args *[]string, platform *string)) string {
-	for _, s := range sets() {
+	for _, s := range append(Embedded.sets(), Node.sets()...) {
 		if s.name != name {
 			continue
 		}
@@ -24,7 +24,7 @@ func KeyWith(name string, change func(mod, sum *[]byte, args *[]string, platform
 
 // Pin is a set's module, version, go.mod and build arguments.
 func Pin(name string) (module, version, mod string, args []string) {
-	for _, s := range sets() {
+	for _, s := range append(Embedded.sets(), Node.sets()...) {
 		if s.name == name {
 			m, _, err := s.pin()
 			if err != nil {

@@ -1,6 +1,7 @@
-// Package gobuild builds what the embedded backend runs and this project does not
-// write: etcd, the Kubernetes control plane and kubectl, Telegraf and InfluxDB,
-// from pinned Go modules, into a cache.
+// Package gobuild builds what testbeds run and this project does not write, from
+// pinned Go modules, into a cache: for the embedded backend etcd, the Kubernetes
+// control plane and kubectl, Telegraf and InfluxDB; for the image of kind's nodes
+// kubelet, kubeadm and what is beside them.
 //
 // The pins are pins/*.mod and *.sum, a module of its own for each set. (They are
 // not named go.mod, or go:embed would leave them out.) To move one, run `go get`
@@ -53,9 +54,53 @@ type binary struct {
 	cost time.Duration // of a build from nothing on two cores
 }
 
-// sets are all sets, in the order in which they are built: what is quickly done
-// first.
-func sets() []set {
+// Group is what is built together: one backend's programs.
+type Group int
+
+const (
+	// Embedded is what the embedded backend runs, and sinks on every backend.
+	Embedded Group = iota
+	// Node is what the image of kind's nodes has beyond that.
+	Node
+)
+
+// sets of a group, in the order in which they are built: what is quickly done first.
+func (g Group) sets() []set {
+	if g == Node {
+		return nodeSets()
+	}
+	return embeddedSets()
+}
+
+// kubernetes builds its programs; two sets of pins have the same version.
+func kubernetes(name string, packages int, binaries ...binary) set {
+	return set{
+		name: name, module: "k8s.io/kubernetes", version: "v1.34.4",
+		args: []string{"-mod=readonly", "-ldflags", "-s -w" +
+			" -X k8s.io/component-base/version.gitVersion=v1.34.4" +
+			" -X k8s.io/component-base/version.gitMajor=1" +
+			" -X k8s.io/component-base/version.gitMinor=34"},
+		binaries: binaries, packages: packages,
+	}
+}
+
+func nodeSets() []set {
+	return []set{
+		{
+			name: "coredns", module: "github.com/coredns/coredns", version: "v1.14.3",
+			args:     []string{"-mod=readonly", "-ldflags", "-s -w"},
+			binaries: []binary{{"coredns", "github.com/coredns/coredns", 169 * time.Second}},
+			packages: 2400,
+		},
+		kubernetes("node", 2300,
+			binary{"kubelet", "k8s.io/kubernetes/cmd/kubelet", 154 * time.Second},
+			binary{"kubeadm", "k8s.io/kubernetes/cmd/kubeadm", 47 * time.Second},
+			binary{"kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 13 * time.Second},
+			binary{"kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 11 * time.Second}),
+	}
+}
+
+func embeddedSets() []set {
 	return []set{
 		{
 			name: "telegraf", module: "github.com/influxdata/telegraf", version: "v1.37.2",
@@ -79,26 +124,17 @@ func sets() []set {
 			binaries: []binary{{"influxd", "github.com/influxdata/influxdb/cmd/influxd", 58 * time.Second}},
 			packages: 584,
 		},
-		{
-			name: "kubernetes", module: "k8s.io/kubernetes", version: "v1.34.4",
-			args: []string{"-mod=readonly", "-ldflags", "-s -w" +
-				" -X k8s.io/component-base/version.gitVersion=v1.34.4" +
-				" -X k8s.io/component-base/version.gitMajor=1" +
-				" -X k8s.io/component-base/version.gitMinor=34"},
-			binaries: []binary{
-				{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 374 * time.Second},
-				{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 63 * time.Second},
-				{"kubectl", "k8s.io/kubernetes/cmd/kubectl", 55 * time.Second},
-			},
-			packages: 2525,
-		},
+		kubernetes("kubernetes", 2525,
+			binary{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 374 * time.Second},
+			binary{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 63 * time.Second},
+			binary{"kubectl", "k8s.io/kubernetes/cmd/kubectl", 55 * time.Second}),
 	}
 }
 
 // Versions gives the pinned version of each set: kubernetes, etcd, ...
 func Versions() map[string]string {
 	out := map[string]string{}
-	for _, s := range sets() {
+	for _, s := range append(Embedded.sets(), Node.sets()...) {
 		out[s.name] = s.version
 	}
 	return out
@@ -139,8 +175,9 @@ func hash(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// Assets is a folder with all binaries: etcd, kube-apiserver,
-// kube-controller-manager, kubectl, telegraf and influxd.
+// Assets is a folder with all binaries of a group. Embedded: etcd, kube-apiserver,
+// kube-controller-manager, kubectl, telegraf and influxd. Node: kubelet, kubeadm,
+// kube-proxy, kube-scheduler and coredns.
 type Assets struct {
 	Dir string
 }
@@ -148,20 +185,21 @@ type Assets struct {
 // Path is where the binary of this name is.
 func (a Assets) Path(name string) string { return filepath.Join(a.Dir, name) }
 
-// place is where everything lies in a cache.
+// place is where everything of a group lies in a cache.
 type place struct {
-	root string            // <cache>/assets
-	sets map[string]string // folder of each set
-	all  Assets
+	group Group
+	root  string            // <cache>/assets
+	sets  map[string]string // folder of each set
+	all   Assets
 }
 
-func locate(cache string) (place, error) {
+func (g Group) locate(cache string) (place, error) {
 	if !filepath.IsAbs(cache) {
 		return place{}, fmt.Errorf("assets: cache %q must be an absolute path", cache)
 	}
-	p := place{root: filepath.Join(cache, "assets"), sets: map[string]string{}}
+	p := place{group: g, root: filepath.Join(cache, "assets"), sets: map[string]string{}}
 	var keys []string
-	for _, s := range sets() {
+	for _, s := range g.sets() {
 		k, err := s.key()
 		if err != nil {
 			return place{}, fmt.Errorf("assets: pins of %s: %w", s.name, err)
@@ -173,10 +211,13 @@ func locate(cache string) (place, error) {
 	return p, nil
 }
 
+// Locate is Group.Locate of Embedded.
+func Locate(cache string) (Assets, []string, error) { return Embedded.Locate(cache) }
+
 // Locate says where this version's binaries are in a cache, and which are missing
 // there. It writes nothing.
-func Locate(cache string) (Assets, []string, error) {
-	p, err := locate(cache)
+func (g Group) Locate(cache string) (Assets, []string, error) {
+	p, err := g.locate(cache)
 	if err != nil {
 		return Assets{}, nil, err
 	}
@@ -187,7 +228,7 @@ func Locate(cache string) (Assets, []string, error) {
 // missing gives the names that are not in the folder of all.
 func (p place) missing() ([]string, error) {
 	var out []string
-	for _, s := range sets() {
+	for _, s := range p.group.sets() {
 		for _, b := range s.binaries {
 			ok, err := built(p.all.Path(b.name))
 			if err != nil {
@@ -218,7 +259,7 @@ func (p place) link() error {
 	if err := os.MkdirAll(p.all.Dir, 0o755); err != nil {
 		return fmt.Errorf("assets: %w", err)
 	}
-	for _, s := range sets() {
+	for _, s := range p.group.sets() {
 		for _, b := range s.binaries {
 			to := filepath.Join("..", filepath.Base(p.sets[s.name]), b.name)
 			at := p.all.Path(b.name)

@@ -329,7 +329,7 @@ func TestPins(t *testing.T) {
 	_, rest, _ := strings.Cut(string(own), "\ngo ")
 	goVersion, _, _ := strings.Cut(rest, "\n")
 	versions := gobuild.Versions()
-	if len(versions) != 4 {
+	if len(versions) != 6 {
 		t.Errorf("versions %v", versions)
 	}
 	for name, v := range versions {
