@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -165,7 +167,8 @@ kind-up   75 s     50 s   1.5     1.5..1.5     <= 1.5   undecided: fewer than 5 
 
 func TestPickNodeImage(t *testing.T) {
 	const others = `{"ref":"testbed/components:1","source":"built"},{"ref":"docker.io/kubeedge/cloudcore:v1.23.1","source":""}`
-	tests := []struct{ name, list, edge, want, err string }{
+	tests := []struct{ name, list, chosen, edge, want, err string }{
+		{name: "chosen", chosen: "lab/node:1", list: `[{"ref":"lab/node:1","source":"engine"},` + others + `]`, want: "lab/node:1"},
 		{name: "built by us", list: `[{"ref":"testbed/node:v1.34.4-abc","source":"engine"},` + others + `]`, want: "testbed/node:v1.34.4-abc"},
 		{name: "published", list: `[` + others + `,{"ref":"docker.io/kindest/node:v1.30.13","source":"engine"}]`, want: "docker.io/kindest/node:v1.30.13"},
 		{name: "as the engine has it", list: `[{"ref":"kindest/node:v1.30.13","source":"engine"}]`, want: "kindest/node:v1.30.13"},
@@ -176,7 +179,7 @@ func TestPickNodeImage(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := bench.PickNodeImage([]byte(tt.list), tt.edge)
+			got, err := bench.PickNodeImage([]byte(tt.list), tt.chosen, tt.edge)
 			if got != tt.want || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) || tt.err == "" && err != nil {
 				t.Errorf("%q, %v", got, err)
 			}
@@ -218,6 +221,46 @@ func TestRun(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPeer makes two clusters, which takes a minute: only on request, with the
+// node image that TESTBED_NODE_IMAGE names.
+func TestPeer(t *testing.T) {
+	image := os.Getenv("TESTBED_NODE_IMAGE")
+	if image == "" {
+		t.Skip("TESTBED_NODE_IMAGE names no image of kind's nodes in the engine")
+	}
+	t.Run("up", func(t *testing.T) {
+		seconds, err := bench.PeerUp(t.Context(), image, t.TempDir())
+		if err != nil || seconds < 1 {
+			t.Errorf("%g s, %v", seconds, err)
+		}
+		t.Logf("%.1f s", seconds)
+		nothingLeft(t)
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		// Long enough for its nodes to be there, and too short for them to be ready.
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		if _, err := bench.PeerUp(ctx, image, t.TempDir()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		nothingLeft(t)
+	})
+}
+
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{
+		{"ps", "--all", "--quiet", "--filter", "label=io.x-k8s.kind.cluster=bench-b-1"},
+		{"ps", "--all", "--quiet", "--filter", "label=io.x-k8s.kind.cluster=bench-b-2"},
+		{"network", "ls", "--quiet", "--filter", "name=testbed-bench-b"},
+	} {
+		out, err := exec.CommandContext(t.Context(), "docker", args...).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("docker %s: %v %s", strings.Join(args, " "), err, out)
+		}
 	}
 }
 

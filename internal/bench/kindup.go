@@ -84,19 +84,24 @@ func nodeImage(ctx context.Context, o options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return pickNodeImage(out, o.edge)
+	chosen, _, _ := strings.Cut(os.Getenv("TESTBED_NODE_IMAGE"), "@")
+	return pickNodeImage(out, chosen, o.edge)
 }
 
-// pickNodeImage finds it in what `images list` prints. Nothing is built or pulled
-// for a measurement: what is not in the engine makes a skip.
-func pickNodeImage(list []byte, edge string) (string, error) {
+// pickNodeImage finds it in what `images list` prints: one that was chosen, ours or
+// kind's. Nothing is built or pulled for a measurement: what is not in the engine
+// makes a skip.
+func pickNodeImage(list []byte, chosen, edge string) (string, error) {
 	var all []struct{ Ref, Source string }
 	if err := json.Unmarshal(list, &all); err != nil {
 		return "", fmt.Errorf("list of images: %w", err)
 	}
 	node := ""
 	for _, i := range all {
-		isNode := strings.HasPrefix(i.Ref, "testbed/node:") || strings.HasPrefix(strings.TrimPrefix(i.Ref, "docker.io/"), "kindest/node:")
+		isNode := i.Ref == chosen
+		if chosen == "" {
+			isNode = strings.HasPrefix(i.Ref, "testbed/node:") || strings.HasPrefix(strings.TrimPrefix(i.Ref, "docker.io/"), "kindest/node:")
+		}
 		switch {
 		case isNode && i.Source != "engine":
 			return "", skip{"node image " + i.Ref + " is not in the container engine (`testbed images build node`, or `testbed up --backend kind` once)"}
