@@ -5,7 +5,7 @@
 //
 // Invariants:
 //   - Nothing is added, and on a host that lacks nothing nothing is changed.
-//   - What it does not know in a configuration stays as it is, byte for byte.
+//   - All else in a configuration stays as it is, byte for byte.
 //   - A configuration is written whole or not at all, with its mode and owner.
 //   - It becomes runc (exec), so that pids, signals and exit codes are runc's.
 //
@@ -14,12 +14,12 @@
 package ociruntime
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,24 +27,45 @@ import (
 	"syscall"
 )
 
-// Program is what the runtime becomes; the variable RUNC names another.
-const Program, Variable = "runc", "TESTBED_RUNC"
+// Program is what the runtime becomes, the first in PATH that is not this program
+// itself; the variable RuncVariable names another by its path.
+const (
+	Program      = "runc"
+	RuncVariable = "TESTBED_RUNC"
+)
+
+// lowestScore is what oom_score_adj may be at least, proc(5).
+const lowestScore = -1000
 
 // Exec adapts what the command line of an OCI runtime refers to, then becomes runc.
 // It returns only on failure.
 func Exec(args []string) error {
-	lack, err := Lacking()
+	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return err
 	}
-	runc, err := find()
+	last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	if err != nil {
+		return err
+	}
+	lack, err := Lacking(string(status), string(last))
+	if err != nil {
+		return err
+	}
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	runc, err := find(os.Getenv(RuncVariable), os.Getenv("PATH"), self)
 	if err != nil {
 		return err
 	}
 	if len(lack) > 0 {
-		score, err := oomScore()
-		if err != nil {
-			return err
+		score := lowestScore
+		if slices.Contains(lack, "CAP_SYS_RESOURCE") {
+			if score, err = oomScore(); err != nil {
+				return err
+			}
 		}
 		if args, err = Adapt(args, lack, score); err != nil {
 			return err
@@ -53,160 +74,182 @@ func Exec(args []string) error {
 	return fmt.Errorf("exec %s: %w", runc, syscall.Exec(runc, append([]string{runc}, args...), os.Environ()))
 }
 
-// find looks for runc, and never finds this program.
-func find() (string, error) {
-	name := os.Getenv(Variable)
-	if name == "" {
-		name = Program
+// find looks for runc, and never finds this program, self.
+func find(named, path string, self fs.FileInfo) (string, error) {
+	if named != "" {
+		other, err := os.Stat(named)
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("%s: %w", RuncVariable, err)
+		case os.SameFile(self, other):
+			return "", fmt.Errorf("%s: %s is this program itself", RuncVariable, named)
+		}
+		return named, nil
 	}
-	file, err := exec.LookPath(name)
-	if err != nil {
-		// Engines start runtimes with a short PATH.
-		for _, dir := range []string{"/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"} {
-			if file, err = exec.LookPath(filepath.Join(dir, name)); err == nil {
-				break
-			}
+	// Engines start runtimes with a short PATH.
+	dirs := append(filepath.SplitList(path), "/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin")
+	for _, dir := range dirs {
+		file := filepath.Join(dir, Program)
+		other, err := os.Stat(file)
+		if filepath.IsAbs(file) && err == nil && other.Mode().IsRegular() && other.Mode()&0o111 != 0 && !os.SameFile(self, other) {
+			return file, nil
 		}
 	}
-	if err != nil {
-		return "", fmt.Errorf("%s is not installed: %w", name, err)
-	}
-	self, err := os.Stat("/proc/self/exe")
-	if err != nil {
-		return "", err
-	}
-	if other, err := os.Stat(file); err == nil && os.SameFile(self, other) {
-		return "", fmt.Errorf("%s is this program itself; name the real one by %s", file, Variable)
-	}
-	return file, nil
+	return "", fmt.Errorf("%s is not installed: looked in %s; %s can name it", Program, strings.Join(dirs, ", "), RuncVariable)
 }
 
 // Adapt takes the capabilities in lack out of the configuration that the arguments of
-// `create`, `run` or `exec` name, and raises its OOM score to score. It returns the
-// arguments to go on with.
+// `create`, `run`, `restore` or `exec` name, and raises its OOM score to score. It
+// returns the arguments to go on with.
 func Adapt(args, lack []string, score int) ([]string, error) {
-	command, at := "", 0
-	for i := 0; i < len(args) && command == ""; i++ {
-		switch a := args[i]; {
-		case !strings.HasPrefix(a, "-"):
-			command, at = a, i
-		case slices.Contains([]string{"--log", "--log-format", "--root", "--criu", "--rootless"}, a):
-			i++ // its value
-		}
+	_, at := parse(args, 0, false)
+	if at == len(args) {
+		return args, nil
 	}
-	switch command {
+	switch args[at] {
 	case "create", "run", "restore":
-		bundle := value(args[at+1:], "--bundle", "-b")
-		if bundle == "" {
-			bundle = "."
+		bundle := "."
+		given, _ := parse(args, at+1, true)
+		for _, f := range given {
+			if f.name == "bundle" || f.name == "b" {
+				bundle = f.value
+			}
 		}
 		return args, rewrite(filepath.Join(bundle, "config.json"), func(text []byte) ([]byte, error) {
 			return Config(text, lack, score)
 		})
 	case "exec":
-		if file := value(args[at+1:], "--process", "-p"); file != "" {
-			return args, rewrite(file, func(text []byte) ([]byte, error) { return Process(text, lack, score) })
+		given, _ := parse(args, at+1, false)
+		process := ""
+		left := slices.Clone(args)
+		for _, f := range slices.Backward(given) {
+			switch {
+			case process == "" && (f.name == "process" || f.name == "p"):
+				process = f.value
+			case (f.name == "cap" || f.name == "c") && slices.Contains(lack, f.value):
+				left = slices.Delete(left, f.from, f.to)
+			}
 		}
-		return withoutCaps(args, at+1, lack), nil
+		if process == "" {
+			return left, nil
+		}
+		return left, rewrite(process, func(text []byte) ([]byte, error) { return Process(text, lack, score) })
 	}
 	return args, nil
 }
 
-// value of a flag that has one, in either form.
-func value(args []string, names ...string) string {
-	for i, a := range args {
-		for _, n := range names {
-			for _, form := range []string{n, strings.TrimPrefix(n, "-")} {
-				if a == form && strings.HasPrefix(form, "-") && i+1 < len(args) {
-					return args[i+1]
-				}
-				if v, ok := strings.CutPrefix(a, form+"="); ok && strings.HasPrefix(form, "-") {
-					return v
-				}
-			}
-		}
-	}
-	return ""
+// flag is a flag among arguments, which are its own from..to.
+type flag struct {
+	name, value string
+	from, to    int
 }
 
-// withoutCaps removes --cap flags that ask for what the host lacks.
-func withoutCaps(args []string, from int, lack []string) []string {
-	out := slices.Clone(args[:from])
-	for i := from; i < len(args); i++ {
-		name, ok := strings.CutPrefix(args[i], "--cap=")
-		skip := 1
-		if args[i] == "--cap" && i+1 < len(args) {
-			name, ok, skip = args[i+1], true, 2
-		}
-		if ok && slices.Contains(lack, strings.ToUpper(name)) {
-			i += skip - 1
+// switches are the flags of runc that take no value.
+var switches = []string{"auto-dedup", "d", "debug", "detach", "ext-unix-sk", "file-locks", "h", "help", "ignore-paused", "keep", "lazy-pages",
+	"no-new-keyring", "no-new-privs", "no-pivot", "no-subreaper", "shell-job", "systemd-cgroup", "t", "tcp-established", "tty", "v", "version"}
+
+// parse finds the flags from args[i] on and where they end. Flags after the first
+// other argument belong to somebody else, unless they may be anywhere.
+func parse(args []string, i int, anywhere bool) (flags []flag, end int) {
+	for i < len(args) {
+		name, isFlag := strings.CutPrefix(args[i], "-")
+		switch {
+		case args[i] == "--":
+			return flags, i + 1
+		case !isFlag && !anywhere:
+			return flags, i
+		case !isFlag:
+			i++
 			continue
 		}
-		out = append(out, args[i])
+		f := flag{from: i, to: i + 1}
+		given := false
+		f.name, f.value, given = strings.Cut(strings.TrimPrefix(name, "-"), "=")
+		if !given && !slices.Contains(switches, f.name) && f.to < len(args) {
+			f.value = args[f.to]
+			f.to++
+		}
+		flags, i = append(flags, f), f.to
 	}
-	return out
+	return flags, len(args)
 }
 
 // Config adapts a bundle's config.json.
 func Config(text []byte, lack []string, score int) ([]byte, error) {
-	return field(text, "process", func(process []byte) ([]byte, error) { return Process(process, lack, score) })
+	return fields(text, func(name string, value []byte) ([]byte, error) {
+		if name != "process" {
+			return value, nil
+		}
+		return Process(value, lack, score)
+	})
 }
 
 // Process adapts the process of a configuration.
 func Process(text []byte, lack []string, score int) ([]byte, error) {
-	text, err := field(text, "capabilities", func(sets []byte) ([]byte, error) {
-		var all map[string]json.RawMessage
-		if err := json.Unmarshal(sets, &all); err != nil || all == nil {
-			return sets, err
-		}
-		for name, raw := range all {
-			var set []string
-			if err := json.Unmarshal(raw, &set); err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
+	return fields(text, func(name string, value []byte) ([]byte, error) {
+		switch name {
+		case "capabilities":
+			return fields(value, func(set string, names []byte) ([]byte, error) { return capabilities(set, names, lack) })
+		case "oomscoreadj":
+			if n, err := strconv.Atoi(string(value)); err == nil && n < score {
+				return strconv.AppendInt(nil, int64(score), 10), nil
 			}
-			left := slices.DeleteFunc(slices.Clone(set), func(c string) bool { return slices.Contains(lack, c) })
-			if len(left) == len(set) {
-				continue
-			}
-			raw, err := json.Marshal(left)
-			if err != nil {
-				return nil, err
-			}
-			all[name] = raw
 		}
-		return json.Marshal(all)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return field(text, "oomScoreAdj", func(value []byte) ([]byte, error) {
-		n, err := strconv.Atoi(strings.TrimSpace(string(value)))
-		if err != nil || n >= score {
-			return value, nil
-		}
-		return []byte(strconv.Itoa(score)), nil
+		return value, nil
 	})
 }
 
-// field rewrites one field of a JSON object, if it is there; all others stay as they are.
-func field(text []byte, name string, change func([]byte) ([]byte, error)) ([]byte, error) {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(text, &object); err != nil {
+// capabilities takes those in lack out of one set; what is no set is left alone.
+func capabilities(set string, text []byte, lack []string) ([]byte, error) {
+	if !slices.Contains([]string{"bounding", "effective", "inheritable", "permitted", "ambient"}, set) {
+		return text, nil
+	}
+	var all []string
+	if err := json.Unmarshal(text, &all); err != nil {
 		return nil, err
 	}
-	old, ok := object[name]
-	if !ok {
+	left := slices.DeleteFunc(slices.Clone(all), func(c string) bool { return slices.Contains(lack, c) })
+	if len(left) == len(all) {
 		return text, nil
 	}
-	now, err := change(old)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	return json.Marshal(left)
+}
+
+// fields gives every field of a JSON object to change and puts in what that returns;
+// all other bytes stay. Names are in lower case: runc takes them in any. What
+// is null has no fields.
+func fields(text []byte, change func(name string, value []byte) ([]byte, error)) ([]byte, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	token, err := d.Token()
+	if err != nil || token == nil {
+		return text, err
 	}
-	if string(now) == string(old) {
-		return text, nil
+	if token != json.Delim('{') {
+		return nil, fmt.Errorf("%.20v is no object", token)
 	}
-	object[name] = now
-	return json.Marshal(object)
+	var out []byte
+	copied := 0
+	for d.More() {
+		if token, err = d.Token(); err != nil {
+			return nil, err
+		}
+		name, _ := token.(string) // the decoder takes nothing else here
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, err
+		}
+		now, err := change(strings.ToLower(name), value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		end := int(d.InputOffset())
+		out = append(append(out, text[copied:end-len(value)]...), now...)
+		copied = end
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	return append(out, text[copied:]...), nil
 }
 
 // rewrite changes a file, whole or not at all.
@@ -250,41 +293,32 @@ func oomScore() (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
-// Lacking are the capabilities that this host's kernel knows and this process can
-// never give to anybody, in the order of their numbers.
-func Lacking() ([]string, error) {
-	status, err := os.Open("/proc/self/status")
-	if err != nil {
-		return nil, err
+// Lacking are the capabilities that the kernel knows and a process can never give to
+// anybody, in the order of their numbers: those that are not in its bounding set.
+// status is the process's /proc/<pid>/status, last is /proc/sys/kernel/cap_last_cap.
+func Lacking(status, last string) ([]string, error) {
+	n, err := strconv.Atoi(strings.TrimSpace(last))
+	if err != nil || n < 0 {
+		return nil, fmt.Errorf("cap_last_cap: %q is no number", last)
 	}
-	defer status.Close()
-	last := len(names) - 1
-	if text, err := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && n < last {
-			last = n
+	for line := range strings.Lines(status) {
+		set, ok := strings.CutPrefix(line, "CapBnd:")
+		if !ok {
+			continue
 		}
-	}
-	lines := bufio.NewScanner(status)
-	for lines.Scan() {
-		if set, ok := strings.CutPrefix(lines.Text(), "CapBnd:"); ok {
-			bounding, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
-			if err != nil {
-				return nil, fmt.Errorf("CapBnd of /proc/self/status: %w", err)
+		bounding, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+		if err != nil {
+			return nil, fmt.Errorf("CapBnd: %w", err)
+		}
+		var lack []string
+		for i, name := range names[:min(n+1, len(names))] {
+			if bounding>>i&1 == 0 {
+				lack = append(lack, "CAP_"+name)
 			}
-			return missing(bounding, last), nil
 		}
+		return lack, nil
 	}
-	return nil, errors.Join(errors.New("/proc/self/status has no CapBnd"), lines.Err())
-}
-
-func missing(bounding uint64, last int) []string {
-	var out []string
-	for n, name := range names[:last+1] {
-		if bounding>>n&1 == 0 {
-			out = append(out, "CAP_"+name)
-		}
-	}
-	return out
+	return nil, errors.New("the status of the process has no CapBnd")
 }
 
 // names of capabilities by number, capabilities(7).

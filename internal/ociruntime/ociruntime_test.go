@@ -1,9 +1,13 @@
 package ociruntime_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,9 +22,14 @@ func TestProcess(t *testing.T) {
 	for _, tc := range []struct{ name, in, want string }{
 		{name: "takes out what the host lacks",
 			in:   `{"capabilities":{"bounding":["CAP_KILL","CAP_SYS_RESOURCE"],"ambient":[],"effective":["CAP_SYS_TIME"]}}`,
-			want: `{"capabilities":{"ambient":[],"bounding":["CAP_KILL"],"effective":[]}}`},
-		{name: "keeps what it does not know", in: `{"new": {"x": [1, 2.50]}, "capabilities": {"bounding": ["CAP_KILL"]}}`,
-			want: `{"new": {"x": [1, 2.50]}, "capabilities": {"bounding": ["CAP_KILL"]}}`},
+			want: `{"capabilities":{"bounding":["CAP_KILL"],"ambient":[],"effective":[]}}`},
+		{name: "in all five sets",
+			in:   `{"capabilities":{"bounding":["CAP_SYS_TIME"],"effective":["CAP_SYS_TIME"],"inheritable":["CAP_SYS_TIME"],"permitted":["CAP_SYS_TIME"],"ambient":["CAP_SYS_TIME"]}}`,
+			want: `{"capabilities":{"bounding":[],"effective":[],"inheritable":[],"permitted":[],"ambient":[]}}`},
+		{name: "keeps every other byte", in: "{\"new\": {\"x\": [1, 2.50, 1e400], \"y\":\"<&>\\u2028\"},\n \"capabilities\": {\"later\": 7, \"bounding\": [\"CAP_SYS_TIME\", \"CAP_KILL\"] } }\n",
+			want: "{\"new\": {\"x\": [1, 2.50, 1e400], \"y\":\"<&>\\u2028\"},\n \"capabilities\": {\"later\": 7, \"bounding\": [\"CAP_KILL\"] } }\n"},
+		{name: "keeps a set that may be had", in: `{"capabilities": {"bounding": [ "CAP_KILL" ]}}`, want: `{"capabilities": {"bounding": [ "CAP_KILL" ]}}`},
+		{name: "names in any case, and twice", in: `{"Capabilities":{"Bounding":["CAP_SYS_TIME"],"bounding":["CAP_SYS_TIME"]}}`, want: `{"Capabilities":{"Bounding":[],"bounding":[]}}`},
 		{name: "raises a score that may not be set", in: `{"oomScoreAdj":-999}`, want: `{"oomScoreAdj":-500}`},
 		{name: "keeps a score that may", in: `{"oomScoreAdj":100}`, want: `{"oomScoreAdj":100}`},
 		{name: "null", in: `{"capabilities":null,"oomScoreAdj":null}`, want: `{"capabilities":null,"oomScoreAdj":null}`},
@@ -31,7 +40,7 @@ func TestProcess(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(canonical(t, tc.want), canonical(t, string(got))); diff != "" {
+			if diff := cmp.Diff(tc.want, string(got)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -39,22 +48,6 @@ func TestProcess(t *testing.T) {
 	if _, err := ociruntime.Process([]byte(`{"capabilities":{"bounding":"all"}}`), lack, 0); err == nil || !strings.Contains(err.Error(), "bounding") {
 		t.Errorf("got %v, want the field named", err)
 	}
-}
-
-// canonical has the keys in order; numbers stay as they were written.
-func canonical(t *testing.T, text string) string {
-	t.Helper()
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		t.Fatalf("%s: %v", text, err)
-	}
-	out, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(out)
 }
 
 func TestAdaptFindsTheConfiguration(t *testing.T) {
@@ -68,6 +61,12 @@ func TestAdaptFindsTheConfiguration(t *testing.T) {
 		}},
 		{"run, short flag", "config.json", `{"process":` + process + `}`, func(dir string) []string { return []string{"run", "-b", dir, "id"} }},
 		{"with =", "config.json", `{"process":` + process + `}`, func(dir string) []string { return []string{"--root=/run", "create", "--bundle=" + dir, "id"} }},
+		{"flags behind the name", "config.json", `{"process":` + process + `}`, func(dir string) []string {
+			return []string{"--systemd-cgroup", "run", "id", "-d", "--bundle", "/nowhere", "--bundle", dir}
+		}},
+		{"restore", "config.json", `{"process":` + process + `}`, func(dir string) []string {
+			return []string{"restore", "--detach", "--image-path", "--bundle", "-bundle=" + dir, "id"}
+		}},
 		{"exec", "p", process, func(dir string) []string { return []string{"exec", "--process", dir + "/p", "--detach", "id"} }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -104,29 +103,124 @@ func TestAdaptLeavesOtherCommandsAlone(t *testing.T) {
 			t.Errorf("%q became %q, %v", args, got, err)
 		}
 	}
-	got, err := ociruntime.Adapt([]string{"exec", "--cap", "CAP_SYS_TIME", "--cap=CAP_KILL", "id", "sh"}, lack, 0)
-	if diff := cmp.Diff([]string{"exec", "--cap=CAP_KILL", "id", "sh"}, got); err != nil || diff != "" {
-		t.Error(diff, err)
-	}
 }
 
-func TestLacking(t *testing.T) {
-	got, err := ociruntime.Lacking()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("this host lacks %v", got)
-	for _, c := range got {
-		if !strings.HasPrefix(c, "CAP_") {
-			t.Errorf("%q is no capability", c)
+func TestAdaptExecWithoutFile(t *testing.T) {
+	for _, tc := range []struct{ args, want string }{
+		{"exec --cap CAP_SYS_TIME --cap=CAP_KILL -c CAP_SYS_RESOURCE -t id sh", "exec --cap=CAP_KILL -t id sh"},
+		{"exec -e -p=x --user 1 id sh --cap CAP_SYS_TIME -p /no/file", "exec -e -p=x --user 1 id sh --cap CAP_SYS_TIME -p /no/file"},
+		{"exec -- id --cap CAP_SYS_TIME", "exec -- id --cap CAP_SYS_TIME"},
+		{"exec --cap", "exec --cap"},
+	} {
+		got, err := ociruntime.Adapt(strings.Fields(tc.args), lack, 0)
+		if diff := cmp.Diff(strings.Fields(tc.want), got); err != nil || diff != "" {
+			t.Error(diff, err)
 		}
 	}
 }
 
-// FuzzConfig: whatever the bytes, no panic; what is accepted has none of the
-// capabilities left, and adapting it again changes nothing.
+// A configuration that cannot be read fails with the file and field, and stays.
+func TestAdaptBadConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.json")
+	const text = `{"process":{"capabilities":{"bounding":["CAP_SYS_TIME"],"ambient":{}}}}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ociruntime.Adapt([]string{"create", "-b", dir, "id"}, lack, 0)
+	if err == nil || !strings.Contains(err.Error(), file+": process: capabilities: ambient: ") {
+		t.Errorf("got %v, want file and field", err)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != text {
+		t.Errorf("%s, %v", got, err)
+	}
+	if _, err := ociruntime.Adapt([]string{"create", "-b", filepath.Join(dir, "none"), "id"}, lack, 0); err == nil {
+		t.Error("an absent configuration is accepted")
+	}
+}
+
+func TestLacking(t *testing.T) {
+	for _, tc := range []struct {
+		name, status, last string
+		want               []string
+		err                string
+	}{
+		{name: "all there", status: "Name:\tx\nCapBnd:\t000001ffffffffff\n", last: "40\n"},
+		{name: "without SYS_RESOURCE", status: "CapPrm:\t0\nCapBnd:\t000001fffeffffff\n", last: "40\n", want: []string{"CAP_SYS_RESOURCE"}},
+		{name: "a kernel that knows fewer", status: "CapBnd:\t0000003fffffffff\n", last: "37\n"},
+		{name: "a kernel that knows more", status: "CapBnd:\t000000ffffffffff\n", last: "70\n", want: []string{"CAP_CHECKPOINT_RESTORE"}},
+		{name: "no set", status: "Name:\tx\n", last: "40\n", err: "no CapBnd"},
+		{name: "no number", status: "CapBnd:\t0\n", last: "many", err: "cap_last_cap"},
+		{name: "no hex", status: "CapBnd:\tall\n", last: "40", err: "CapBnd"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := ociruntime.Lacking(tc.status, tc.last)
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("got %v, want %q", err, tc.err)
+			}
+		})
+	}
+}
+
+// It never finds itself, whatever it is called, and runs what it does find with its own pid.
+func TestExecBecomesRunc(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")
+	for _, d := range []string{first, second} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(os.Args[0], filepath.Join(first, "runc")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(second, "runc"), []byte("#!/bin/sh\necho \"$$ $*\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ name, path, variable, want string }{
+		{"in PATH, behind ourselves", first + ":" + second, "", "--version x"},
+		{"named", "", filepath.Join(second, "runc"), "--version x"},
+		{"named, but is ourselves", second, filepath.Join(first, "runc"), "is this program itself"},
+		{"named, but absent", second, filepath.Join(dir, "runc"), "no such file"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = []string{"OCIRUNTIME_ARGS=--version x", "PATH=" + tc.path, ociruntime.RuncVariable + "=" + tc.variable}
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			failed := cmd.Wait()
+			want := tc.want
+			if failed == nil {
+				want = fmt.Sprint(cmd.Process.Pid, " ", tc.want)
+			}
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("said %q (%v), want %q", out.String(), failed, want)
+			}
+		})
+	}
+}
+
+// TestMain makes this binary the runtime itself.
+func TestMain(m *testing.M) {
+	if args := os.Getenv("OCIRUNTIME_ARGS"); args != "" {
+		fmt.Fprintln(os.Stderr, ociruntime.Exec(strings.Fields(args)))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// FuzzConfig: whatever the bytes, no panic; what runc would read out of what is
+// accepted has none of the capabilities left, is otherwise what it was, and adapting it
+// again changes nothing.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(`{"process":{"capabilities":{"bounding":["CAP_SYS_RESOURCE"]},"oomScoreAdj":-999}}`))
+	f.Add([]byte(`{"mounts":[{"a": 1.50}], "process":{"args":["<"],"Capabilities":{"ambient":["CAP_KILL","CAP_SYS_TIME"]}}}`))
 	f.Add([]byte(`{"process":null}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -134,9 +228,37 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		twice, err := ociruntime.Config(once, lack, -500)
-		if err != nil || string(once) != string(twice) {
+		if twice, err := ociruntime.Config(once, lack, -500); err != nil || string(once) != string(twice) {
 			t.Errorf("%s became %s, %v", once, twice, err)
+		}
+		var was, is struct {
+			Process struct {
+				Args         []string
+				Capabilities map[string]any
+				OOMScoreAdj  *int
+			}
+			Mounts any
+		}
+		// Like runc, of a stream the first value counts.
+		if json.NewDecoder(bytes.NewReader(text)).Decode(&was) != nil {
+			return
+		}
+		if err := json.NewDecoder(bytes.NewReader(once)).Decode(&is); err != nil {
+			t.Fatalf("%s became %s: %v", text, once, err)
+		}
+		if adj := is.Process.OOMScoreAdj; adj != nil && *adj < -500 {
+			t.Errorf("%s leaves the score at %d", once, *adj)
+		}
+		for name, set := range is.Process.Capabilities {
+			names, _ := set.([]any)
+			for _, c := range names {
+				if slices.Contains([]string{"bounding", "effective", "inheritable", "permitted", "ambient"}, strings.ToLower(name)) && (c == lack[0] || c == lack[1]) {
+					t.Errorf("%s still has %v", once, c)
+				}
+			}
+		}
+		if diff := cmp.Diff(was.Process.Args, is.Process.Args) + cmp.Diff(was.Mounts, is.Mounts); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
