@@ -3,6 +3,7 @@ package release_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,8 +14,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -397,5 +401,96 @@ func TestRefusesWhatIsNoChart(t *testing.T) {
 		if _, err := release.Render(chart, nil, namespace); err == nil || !strings.Contains(err.Error(), "there is no chart") {
 			t.Errorf("%q: %v", chart, err)
 		}
+	}
+}
+
+// TestLint holds what Helm itself thinks of the charts.
+func TestLint(t *testing.T) {
+	for _, chart := range names(t) {
+		t.Run(chart, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := release.Unpack(dir, chart); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range lint.All(filepath.Join(dir, chart), values(t, chart), namespace, true).Messages {
+				// An icon is for catalogues.
+				if m.Severity > support.InfoSev {
+					t.Error(m)
+				}
+			}
+		})
+	}
+}
+
+// TestSchemas holds that every setting is described, none is let through unseen,
+// and what charts have in common is the same in all.
+func TestSchemas(t *testing.T) {
+	common := map[string]any{}
+	for _, chart := range names(t) {
+		b, err := fs.ReadFile(charts.FS, chart+"/values.schema.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		schema := map[string]any{}
+		if err := json.Unmarshal(b, &schema); err != nil {
+			t.Fatal(err)
+		}
+		strict(t, chart, schema)
+		properties := schema["properties"].(map[string]any)
+		for _, p := range []string{"image", "runAs", "nodeSelector", "tolerations", "priorityClassName", "resources", "lib"} {
+			if common[p] == nil {
+				common[p] = properties[p]
+			}
+			if d := cmp.Diff(common[p], properties[p]); d != "" {
+				t.Errorf("%s: %s is not as elsewhere:\n%s", chart, p, d)
+			}
+		}
+	}
+}
+
+func strict(t *testing.T, path string, schema map[string]any) {
+	t.Helper()
+	if schema["type"] == "object" && schema["additionalProperties"] == nil && schema["maxProperties"] == nil {
+		t.Errorf("%s: anything may be in it", path)
+	}
+	properties, _ := schema["properties"].(map[string]any)
+	for name, p := range properties {
+		p := p.(map[string]any)
+		if d, _ := p["description"].(string); !strings.HasSuffix(d, ".") {
+			t.Errorf("%s.%s: described as %q", path, name, d)
+		}
+		if p["type"] == nil && p["enum"] == nil {
+			t.Errorf("%s.%s: may be of any type", path, name)
+		}
+		strict(t, path+"."+name, p)
+	}
+}
+
+func TestPatience(t *testing.T) {
+	pod := func(reason string, restarts int32) corev1.Pod {
+		p := corev1.Pod{}
+		p.Name = "erm-1"
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "erm", RestartCount: restarts,
+			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}}
+		return p
+	}
+	tests := []struct {
+		name string
+		pod  corev1.Pod
+		at   []time.Duration
+		want bool
+	}{
+		{"an image that may yet come", pod("ImagePullBackOff", 0), []time.Duration{0, release.Patience - 1}, false},
+		{"an image that does not come", pod("ImagePullBackOff", 0), []time.Duration{0, release.Patience}, true},
+		{"what takes its time", pod("ContainerCreating", 0), []time.Duration{0, 10 * release.Patience}, false},
+		{"a few crashes", pod("CrashLoopBackOff", 2), []time.Duration{0, 10 * release.Patience}, false},
+		{"crashes without end", pod("CrashLoopBackOff", 5), []time.Duration{0}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := release.GivesUp([]corev1.Pod{tt.pod}, tt.at...); got != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
 	}
 }

@@ -3,8 +3,13 @@ package release
 import (
 	"context"
 	"io/fs"
+	"time"
 
+	"helm.sh/helm/v3/pkg/chartutil"
 	helm "helm.sh/helm/v3/pkg/release"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fluidos-edge/testbed/charts"
 )
 
 // Library is not a chart of its own.
@@ -55,3 +60,22 @@ func (c *Client) Leave(ctx context.Context, namespace, name, status string) erro
 	return h.cfg.Releases.Update(r)
 }
 
+// Unpack writes a chart with its library into a folder, as people have charts.
+func Unpack(dir, chart string) error {
+	ch, err := load(charts.FS, chart)
+	if err != nil {
+		return err
+	}
+	return chartutil.SaveDir(ch, dir)
+}
+
+// GivesUp tells whether a wait gives up if it sees the same Pods at each of these times.
+func GivesUp(pods []corev1.Pod, at ...time.Duration) bool {
+	w := workload{"Deployment", "x", "erm"}
+	var since map[string]time.Time
+	var giveUp bool
+	for _, d := range at {
+		since, giveUp = hopeless(since, []rollout{{workload: w}}, map[workload][]corev1.Pod{w: pods}, time.Unix(0, 0).Add(d))
+	}
+	return giveUp
+}

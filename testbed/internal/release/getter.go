@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
@@ -35,9 +34,8 @@ type getter struct {
 	kubeconfig string
 	namespace  string
 
-	mu        sync.Mutex
-	discovery discovery.CachedDiscoveryInterface
-	mapper    meta.RESTMapper
+	mu     sync.Mutex
+	mapper meta.RESTMapper
 }
 
 func newGetter(ctx context.Context, config *rest.Config, kubeconfig, namespace string) *getter {
@@ -49,30 +47,33 @@ func newGetter(ctx context.Context, config *rest.Config, kubeconfig, namespace s
 func (g *getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.config), nil }
 
 func (g *getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	d, err := discovery.NewDiscoveryClientForConfig(g.config)
+	return uncached{d}, err
+}
+
+// ToRESTMapper asks the server once.
+func (g *getter) ToRESTMapper() (meta.RESTMapper, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.discovery == nil {
+	if g.mapper == nil {
 		d, err := discovery.NewDiscoveryClientForConfig(g.config)
 		if err != nil {
 			return nil, err
 		}
-		g.discovery = memory.NewMemCacheClient(d)
-	}
-	return g.discovery, nil
-}
-
-func (g *getter) ToRESTMapper() (meta.RESTMapper, error) {
-	d, err := g.ToDiscoveryClient()
-	if err != nil {
-		return nil, err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.mapper == nil {
-		g.mapper = restmapper.NewDeferredDiscoveryRESTMapper(d)
+		resources, err := restmapper.GetAPIGroupResources(d)
+		if err != nil {
+			return nil, err
+		}
+		g.mapper = restmapper.NewDiscoveryRESTMapper(resources)
 	}
 	return g.mapper, nil
 }
+
+// uncached is what the server says now; client-go's caches write errors to stderr.
+type uncached struct{ discovery.DiscoveryInterface }
+
+func (uncached) Fresh() bool { return true }
+func (uncached) Invalidate() {}
 
 func (g *getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
 	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: g.kubeconfig}

@@ -63,7 +63,7 @@ func (c *Client) Install(ctx context.Context, r Release, say func(string)) error
 	}
 	if r.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, r.Timeout, fmt.Errorf("more than %s", r.Timeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, r.Timeout, fmt.Errorf("the %s given are over", r.Timeout))
 		defer cancel()
 	}
 	h, err := c.connect(ctx, r.Namespace)
