@@ -37,7 +37,7 @@ func byKubeEdge() []string { return []string{kind, kubeEdge} }
 
 // unknown is what could not be looked at.
 func (c Check) unknown(err error) Check {
-	c.Status, c.Observed = Warn, "not known: "+firstLine(err)
+	c.Status, c.Observed = Warn, "not known: "+inShort(err)
 	return c
 }
 
@@ -51,7 +51,11 @@ func (c Check) bad(status, fix, format string, args ...any) Check {
 	return c
 }
 
-func firstLine(err error) string {
+// inShort is the first line of an error; of a command, its last words.
+func inShort(err error) string {
+	if e := (*command.Error)(nil); errors.As(err, &e) && e.Tail != "" {
+		return command.Tail([]byte(e.Tail), 1)
+	}
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	return line
 }
@@ -153,7 +157,7 @@ func engineAnswers(_ context.Context, v *view) Check {
 	if u := (*engine.Unavailable)(nil); errors.As(v.engineErr, &u) {
 		why, fix = u.Err, u.Fix()
 	}
-	c = c.bad(Fail, fix, "%s", firstLine(why))
+	c = c.bad(Fail, fix, "%s", inShort(why))
 	// One that refuses us runs.
 	if v.installedEngine() && !strings.Contains(v.engineErr.Error(), "permission denied") {
 		c.Fix, c.Fixable = restartCommand+" starts it", true
@@ -185,7 +189,9 @@ func capabilities(_ context.Context, v *view) Check {
 	}
 	switch _, err := v.settings(); {
 	case err != nil:
-		return c.bad(Fail, "correct it; then "+restartCommand, "%s; %s", lack, firstLine(err))
+		return c.bad(Fail, "correct it; then "+restartCommand, "%s; %s", lack, inShort(err))
+	case v.registered() && v.engine == nil && v.daemon.pid > 0:
+		return c.unknown(fmt.Errorf("%s; the runtime %s is registered, the engine refuses to say what it uses", lack, Runtime))
 	case v.registered() && v.engine == nil:
 		c = c.bad(Fail, restartCommand+" starts the engine", "%s; the runtime %s is registered, no engine answers", lack, Runtime)
 	case v.registered():

@@ -31,6 +31,7 @@ type machine struct {
 	missing  []string       // programs
 	free     int64
 	goSays   string
+	refuses  string // what the engine says instead of answering
 	uid      int
 	os       string
 	// restarted is what systemctl does.
@@ -121,6 +122,8 @@ func (m *machine) host(t *testing.T) doctor.Host {
 		case line == "systemctl restart docker.service" && m.restarted != nil:
 			m.restarted(h, m)
 			return command.Result{}, nil
+		case m.refuses != "":
+			return command.Result{Stderr: []byte(m.refuses)}, errors.New("exit status 1")
 		case m.info == nil:
 			return command.Result{}, errors.New("Cannot connect to the Docker daemon")
 		case strings.HasPrefix(line, "docker info "):
@@ -190,6 +193,15 @@ func TestRun(t *testing.T) {
 			m.files["usr/local/libexec/testbed/ociruntime"] = ""
 		}, want: map[string]string{"capabilities": "fail: lacks CAP_SYS_RESOURCE; the runtime testbed is registered, the engine runs without it"},
 			fixable: []string{"capabilities"}, embeds: true},
+		{name: "restricted, runtime registered, engine refuses", change: func(m *machine) {
+			m.restrict().files["etc/docker/daemon.json"] = `{"default-runtime":"testbed","runtimes":{"testbed":{"path":"/usr/local/libexec/testbed/ociruntime"}}}`
+			m.files["usr/local/libexec/testbed/ociruntime"] = ""
+			m.info, m.uid, m.refuses = nil, 1000, "Got permission denied\npermission denied while trying to connect"
+		}, want: map[string]string{
+			"engine": "fail: permission denied while trying to connect", "rights": "warn: user 1000",
+			"capabilities": "warn: not known: lacks CAP_SYS_RESOURCE; the runtime testbed is registered, the engine refuses to say what it uses",
+			"storage":      "warn: not known: no container engine answers", "engine-space": "warn: not known: no container engine answers",
+		}, embeds: true},
 		{name: "restricted, bad configuration", change: func(m *machine) { m.restrict().files["etc/docker/daemon.json"] = `{"a":` },
 			want:   map[string]string{"capabilities": "fail: lacks CAP_SYS_RESOURCE; /etc/docker/daemon.json: unexpected end of JSON input"},
 			embeds: true},
