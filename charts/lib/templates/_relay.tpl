@@ -7,7 +7,7 @@ server and fsGroup = runAs.group, by which it may read the key.
 
 {{- define "testbed.relay.container" -}}
 name: relay
-{{ include "testbed.container" . }}
+{{ include "testbed.container" (merge (dict) . (dict "resources" (dict "requests" (dict "cpu" "10m" "memory" "64Mi")))) }}
 command: [/usr/bin/relay]
 args:
 - {{ printf "--health=127.0.0.1:%v" .health | quote }}

@@ -1,38 +1,47 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"helm.sh/helm/v3/pkg/action"
 	helm "helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/storage/driver"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/cli-runtime/pkg/resource"
 )
 
 // history is how many revisions of a release a cluster keeps.
 const history = 3
 
+// definitionDeadline is for one definition to be served.
+const definitionDeadline = 30 * time.Second
+
 // apply brings the objects of a release about, from whatever was left.
 func (h *handle) apply(ctx context.Context, r Release, want *rendered) error {
+	if err := h.define(ctx, want); err != nil {
+		return err
+	}
 	last, err := h.last(r.Name)
 	if err != nil {
 		return err
 	}
 	switch {
 	case last == nil:
-		return h.install(ctx, r, want)
+		return h.install(r, want)
 	case last.Info.Status == helm.StatusUninstalling || last.Info.Status == helm.StatusUninstalled:
 		h.log.Info("release was left while it was removed; removing it first", "release", r.Name)
 		if err := h.uninstall(ctx, r.Name); err != nil {
 			return err
 		}
-		return h.install(ctx, r, want)
+		return h.install(r, want)
 	case last.Info.Status == helm.StatusDeployed && last.Manifest == want.manifest:
 		same, err := h.holds(want.manifest)
 		if err != nil || same {
@@ -46,29 +55,31 @@ func (h *handle) apply(ctx context.Context, r Release, want *rendered) error {
 			return err
 		}
 	}
-	return h.upgrade(ctx, r, want)
+	return h.upgrade(r, want)
 }
 
-func (h *handle) install(ctx context.Context, r Release, want *rendered) error {
+// install, as upgrade, gives Helm no context: cancelled by one, Helm returns while
+// its goroutines go on. It ends when its requests do.
+func (h *handle) install(r Release, want *rendered) error {
 	in := action.NewInstall(h.cfg)
 	in.ReleaseName, in.Namespace = r.Name, r.Namespace
 	// Charts are checked against the types in this package's tests; asking each server for
 	// its schema costs more than all the rest.
 	in.DisableOpenAPIValidation = true
 	in.DisableHooks, in.SkipCRDs = true, true
-	_, err := in.RunWithContext(ctx, want.chart, want.values)
+	_, err := in.Run(want.chart, want.values)
 	return err
 }
 
 // upgrade also mends what is missing or was changed: Helm compares with what is there.
-func (h *handle) upgrade(ctx context.Context, r Release, want *rendered) error {
+func (h *handle) upgrade(r Release, want *rendered) error {
 	up := action.NewUpgrade(h.cfg)
 	up.Namespace = r.Namespace
 	up.DisableOpenAPIValidation = true
 	up.DisableHooks, up.SkipCRDs = true, true
 	up.ResetValues = true
 	up.MaxHistory = history
-	_, err := up.RunWithContext(ctx, r.Name, want.chart, want.values)
+	_, err := up.Run(r.Name, want.chart, want.values)
 	return err
 }
 
@@ -83,6 +94,50 @@ func (h *handle) uninstall(ctx context.Context, name string) error {
 		return nil
 	}
 	return errors.Join(err, context.Cause(ctx))
+}
+
+// define makes the definitions that come with a chart, and waits until they are served.
+// Those that are there stay as they are, and uninstalling leaves them: others may use them.
+func (h *handle) define(ctx context.Context, want *rendered) error {
+	for _, file := range want.chart.CRDObjects() {
+		list, err := h.cfg.KubeClient.Build(bytes.NewReader(file.File.Data), false)
+		if err != nil {
+			return fmt.Errorf("definitions %s: %w", file.Filename, err)
+		}
+		for _, info := range list {
+			if err := h.defineOne(ctx, info); err != nil {
+				return fmt.Errorf("definition %s: %w", info.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (h *handle) defineOne(ctx context.Context, info *resource.Info) error {
+	helper := resource.NewHelper(info.Client, info.Mapping)
+	missing := false
+	return wait.PollUntilContextTimeout(ctx, interval, definitionDeadline, true, func(context.Context) (bool, error) {
+		live, err := helper.Get("", info.Name)
+		if apierrors.IsNotFound(err) && !missing {
+			missing = true
+			_, err = helper.Create("", false, info.Object)
+			if apierrors.IsAlreadyExists(err) {
+				err = nil // another release was quicker
+			}
+			return false, err
+		}
+		u, ok := live.(*unstructured.Unstructured)
+		if err != nil || !ok {
+			return false, err
+		}
+		conditions, _, err := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, c := range conditions {
+			if c, ok := c.(map[string]any); ok && c["type"] == "Established" && c["status"] == "True" {
+				return true, nil
+			}
+		}
+		return false, err
+	})
 }
 
 // holds tells whether every object of a manifest is in the cluster with all that

@@ -21,6 +21,7 @@ import (
 	"helm.sh/helm/v3/pkg/lint/support"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -141,7 +142,12 @@ func objections(chart string, objects []runtime.Object) []string {
 				object("%T: label %s is %q", o, k, got)
 			}
 		}
-		if m.GetNamespace() != namespace {
+		scope := namespace
+		switch o.(type) {
+		case *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding:
+			scope = ""
+		}
+		if m.GetNamespace() != scope {
 			object("%T is in namespace %q", o, m.GetNamespace())
 		}
 		switch o := o.(type) {
@@ -149,6 +155,11 @@ func objections(chart string, objects []runtime.Object) []string {
 			accounts[o.Name] = true
 		case *corev1.Secret, *corev1.ConfigMap:
 		case *appsv1.Deployment:
+		case *rbacv1.ClusterRole:
+			all = append(all, wildcards(o.Rules)...)
+		case *rbacv1.Role:
+			all = append(all, wildcards(o.Rules)...)
+		case *rbacv1.ClusterRoleBinding, *rbacv1.RoleBinding:
 		default:
 			object("%T is not for a chart of ours", o)
 		}
@@ -199,6 +210,15 @@ func objections(chart string, objects []runtime.Object) []string {
 	return all
 }
 
+func wildcards(rules []rbacv1.PolicyRule) []string {
+	for _, r := range rules {
+		if slices.Contains(slices.Concat(r.APIGroups, r.Resources, r.Verbs), "*") {
+			return []string{"is given a wildcard"}
+		}
+	}
+	return nil
+}
+
 func containerObjections(c corev1.Container, pod corev1.PodSpec) []string {
 	var all []string
 	must := func(ok bool, what string) {
@@ -235,7 +255,7 @@ func containerObjections(c corev1.Container, pod corev1.PodSpec) []string {
 		case p.TCPSocket != nil:
 			host = p.TCPSocket.Host
 		}
-		must((host == "127.0.0.1") == pod.HostNetwork, name+" probe goes to "+host)
+		must(host == "" || host == "127.0.0.1" && pod.HostNetwork, name+" probe goes to "+host)
 	}
 	slices.Sort(all)
 	return all
@@ -254,6 +274,16 @@ func TestObjects(t *testing.T) {
 				t.Error(o)
 			}
 		})
+	}
+}
+
+// TestRights holds that rights are in charts/rbac, but for those of KubeEdge's own
+// programs, which have no markers.
+func TestRights(t *testing.T) {
+	for _, chart := range names(t) {
+		if text := render(t, chart); strings.Contains(text, "rbac.authorization.k8s.io") && chart != "cloudcore" {
+			t.Errorf("chart %s gives rights", chart)
+		}
 	}
 }
 

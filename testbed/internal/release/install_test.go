@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
@@ -28,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/fluidos-edge/testbed/testbed/internal/release"
 )
@@ -46,6 +48,7 @@ func start(t *testing.T) *cluster {
 	if assets == "" {
 		t.Skip("TESTBED_ASSETS names no folder with etcd and kube-apiserver; `make test` sets it")
 	}
+	log.SetLogger(logr.Discard())
 	env := &envtest.Environment{BinaryAssetsDirectory: assets}
 	config, err := env.Start()
 	if err != nil {
@@ -80,7 +83,19 @@ func (c *cluster) bed(t *testing.T, ns string) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bed{c, &release.Client{Kubeconfig: c.kubeconfig}, t, ns}
+	b := &bed{c, &release.Client{Kubeconfig: c.kubeconfig}, t, ns}
+	t.Cleanup(func() {
+		// Some charts have objects of the whole cluster, under a name that the next one needs.
+		ctx := context.WithoutCancel(t.Context())
+		names, err := b.List(ctx, ns)
+		for _, name := range names {
+			err = errors.Join(err, b.Uninstall(ctx, ns, name))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return b
 }
 
 // ready keeps every Deployment of the namespace as ready as it wants to be, until the test ends.
