@@ -1,8 +1,11 @@
 # One command brings the testbed up and proves it: make testbed.
-# BACKEND, EDGE and NAME pass through: make testbed NAME=mine.
+# BACKEND, EDGE and NAME pass through: make testbed BACKEND=kind EDGE=kubeedge NAME=mine.
 BACKEND ?= auto
 EDGE    ?= auto
 NAME    ?= default
+
+# Programs that need no C library run in any container; tests share what is compiled.
+export CGO_ENABLED = 0
 
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT  = go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12

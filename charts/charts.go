@@ -12,5 +12,5 @@ import "embed"
 
 // FS holds crds/*.yaml, rbac/<component>/role.yaml and <component>/{Chart.yaml,...}.
 //
-//go:embed crds rbac */Chart.yaml */values.yaml */values.schema.json all:*/templates
+//go:embed crds rbac */Chart.yaml */values.yaml */values.schema.json all:*/templates cloudcore/crds
 var FS embed.FS

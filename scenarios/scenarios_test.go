@@ -109,7 +109,7 @@ func bringUp(t *testing.T, kind string, top *topology.Topology, external ...stri
 		t.Fatalf("build our programs: %v", err)
 	}
 	o := testbed.Options{
-		Name: fmt.Sprintf("%s-%d", kind, os.Getpid()), Topology: top, BinDir: dir, External: external,
+		Name: fmt.Sprintf("%s-%d", kind, os.Getpid()), Backend: testbed.BackendEmbedded, Topology: top, BinDir: dir, External: external,
 		Progress: func(e testbed.Event) {
 			switch e.State {
 			case "done", "fail":

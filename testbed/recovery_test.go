@@ -31,10 +31,11 @@ func TestNothingIsLeft(t *testing.T) {
 	bin := binaries(t)
 	h := newHome(t, bin)
 	began := time.Now()
-	h.run(t, 0, "up")
+	h.up = []string{"up", "--backend", "embedded"}
+	h.run(t, 0, h.up...)
 	whole := time.Since(began)
 	t.Logf("a whole up takes %.1f s", whole.Seconds())
-	h.run(t, 0, "up") // adopts
+	h.run(t, 0, h.up...) // adopts
 	h.rememberPorts(t)
 	h.run(t, 0, "down")
 	h.mustBeClean(t)
@@ -45,7 +46,9 @@ func TestNothingIsLeft(t *testing.T) {
 		for i := range moments {
 			after := time.Duration(draw.Int64N(int64(whole)))
 			t.Run(fmt.Sprintf("%v %d", signal, i), func(t *testing.T) {
+				up := h.up
 				h := newHome(t, bin)
+				h.up = up
 				h.interrupt(t, signal, after)
 				if signal == syscall.SIGINT {
 					h.mustBeClean(t) // the cancelled up has undone itself
@@ -60,6 +63,9 @@ func TestNothingIsLeft(t *testing.T) {
 // home is a user of this machine: state and sockets of their own, the cache shared.
 type home struct {
 	bin, state, sockets string
+	// name of the testbed, and the arguments that bring it up.
+	name string
+	up   []string
 	// ports that the testbed kept when it was last looked at
 	ports map[string]int
 }
@@ -86,9 +92,9 @@ func newHome(t *testing.T, bin string) *home {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &home{bin: bin, state: t.TempDir(), sockets: sockets}
+	h := &home{bin: bin, state: t.TempDir(), sockets: sockets, name: "default"}
 	t.Cleanup(func() {
-		_ = h.command(context.WithoutCancel(t.Context()), "down").Run()
+		_ = h.command(context.WithoutCancel(t.Context()), "down", "--name", h.name).Run()
 		_ = os.RemoveAll(sockets)
 	})
 	return h
@@ -120,7 +126,7 @@ func (h *home) run(t *testing.T, want int, args ...string) {
 func (h *home) interrupt(t *testing.T, signal syscall.Signal, after time.Duration) {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := h.command(t.Context(), "up")
+	cmd := h.command(t.Context(), h.up...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -181,7 +187,7 @@ func (h *home) mustBeClean(t *testing.T) {
 // rememberPorts reads which ports the testbed keeps, if it has a record.
 func (h *home) rememberPorts(t *testing.T) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(h.state, "testbed", "default", "testbed.json"))
+	b, err := os.ReadFile(filepath.Join(h.state, "testbed", h.name, "testbed.json"))
 	if err != nil {
 		return
 	}

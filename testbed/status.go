@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
 
-	"github.com/fluidos-edge/testbed/testbed/internal/backend/embedded"
+	"github.com/fluidos-edge/testbed/testbed/internal/backend"
 	"github.com/fluidos-edge/testbed/testbed/internal/gobuild"
-	"github.com/fluidos-edge/testbed/testbed/internal/process"
+	"github.com/fluidos-edge/testbed/testbed/internal/kube"
 	"github.com/fluidos-edge/testbed/testbed/internal/state"
 )
 
@@ -25,7 +26,11 @@ func Describe(ctx context.Context, o Options) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	return status(ctx, rec)
+	b, err := newBackend(rec, o)
+	if err != nil {
+		return nil, err
+	}
+	return status(ctx, rec, b)
 }
 
 // Names of all testbeds of this user.
@@ -42,7 +47,7 @@ func record(name string) (*state.Record, error) {
 	return rec, err
 }
 
-func status(ctx context.Context, rec *state.Record) (*Status, error) {
+func status(ctx context.Context, rec *state.Record, b backend.Backend) (*Status, error) {
 	s := &Status{
 		Name: rec.Name, Phase: PhaseReady, Backend: rec.Backend, Edge: rec.Edge,
 		Clusters: []Cluster{}, Components: []Component{}, Phases: []PhaseTime{},
@@ -51,27 +56,17 @@ func status(ctx context.Context, rec *state.Record) (*Status, error) {
 	for _, p := range rec.Phases {
 		s.Phases = append(s.Phases, PhaseTime(p))
 	}
-	ready := map[string]bool{}
-	sup, err := process.Connect(ctx, dirs(rec))
-	switch {
-	case errors.Is(err, process.ErrNotRunning):
-		s.Phase = PhaseDegraded
-	case err != nil:
+	now, err := b.Status(ctx)
+	if err != nil {
 		return nil, err
-	default:
-		components, err := sup.List(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range components {
-			ready[c.Name] = c.Ready
-			s.Components = append(s.Components, Component{
-				Name: c.Name, Ready: c.Ready, PID: c.PID, URL: c.Spec.URL, Log: c.Log, RSSBytes: c.RSSBytes, Reason: c.Reason,
-				Args: c.Spec.Args, External: c.Spec.External, Restarts: c.Restarts,
-			})
-			if !c.Ready && !c.Spec.External {
-				s.Phase = PhaseDegraded
-			}
+	}
+	if !now.Running {
+		s.Phase = PhaseDegraded
+	}
+	for _, c := range now.Components {
+		s.Components = append(s.Components, Component(c))
+		if !c.Ready && !c.External {
+			s.Phase = PhaseDegraded
 		}
 	}
 	slices.SortFunc(s.Components, func(a, b Component) int { return strings.Compare(a.Name, b.Name) })
@@ -81,31 +76,33 @@ func status(ctx context.Context, rec *state.Record) (*Status, error) {
 	if rec.Topology == nil {
 		return s, nil
 	}
-	access := embedded.NewAccess(rec)
+	layout := b.Layout()
 	cluster := func(name, role string) {
-		s.Clusters = append(s.Clusters, Cluster{Name: name, Role: role, Server: access.Server(name),
-			Ready:      ready[name+"/kube-apiserver"] && ready[name+"/kube-controller-manager"] && ready[name+"/etcd"],
-			Kubeconfig: access.AdminKubeconfig(name)})
+		s.Clusters = append(s.Clusters, Cluster{Name: name, Role: role, Server: layout.Server(name),
+			Ready: now.Ready[name], Kubeconfig: layout.AdminKubeconfig(name)})
+		if !now.Ready[name] && s.Phase == PhaseReady {
+			s.Phase = PhaseDegraded
+		}
 	}
 	for _, c := range rec.Topology.Consumers {
 		cluster(c.Name, "consumer")
-		url, token, bucket := access.InfluxDB(c.Name)
-		a := ConsumerAccess{Name: c.Name, Journal: access.SinkJournal(c.Name),
+		url, token, bucket := layout.InfluxDB(c.Name)
+		a := ConsumerAccess{Name: c.Name, Journal: layout.SinkJournal(c.Name),
 			InfluxDB: InfluxDBAccess{URL: url, Token: token, Org: "-", Bucket: bucket}}
-		for _, e := range access.Endpoints(c) {
-			a.Endpoints = append(a.Endpoints, EndpointAccess{Name: e[0], URL: e[1]})
+		for _, e := range backend.Endpoints(c) {
+			a.Endpoints = append(a.Endpoints, EndpointAccess{Name: e, URL: layout.Endpoint(c.Name, e)})
 		}
 		s.Consumers = append(s.Consumers, a)
 	}
 	for _, p := range rec.Topology.Providers {
 		cluster(p.Name, "provider")
-		a := ProviderAccess{Name: p.Name, Namespace: access.Namespace(), AdminKubeconfig: access.AdminKubeconfig(p.Name),
+		a := ProviderAccess{Name: p.Name, Namespace: kube.Namespace, AdminKubeconfig: layout.AdminKubeconfig(p.Name),
 			ConsumerKubeconfigs: map[string]string{}}
 		for _, c := range rec.Topology.Consumers {
-			a.ConsumerKubeconfigs[c.Name] = access.ConsumerKubeconfig(c.Name, p.Name)
+			a.ConsumerKubeconfigs[c.Name] = layout.ConsumerKubeconfig(c.Name, p.Name)
 		}
 		for _, n := range p.EdgeNodes {
-			a.Mappers = append(a.Mappers, MapperAccess{Node: n.Name, Journal: access.MapperJournal(p.Name, n.Name)})
+			a.Mappers = append(a.Mappers, MapperAccess{Node: n.Name, Journal: layout.MapperJournal(p.Name, n.Name)})
 		}
 		s.Providers = append(s.Providers, a)
 	}
@@ -139,12 +136,12 @@ func Kubeconfig(name, which string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	access := embedded.NewAccess(rec)
+	layout := backend.Layout{Rec: rec}
 	known := KubeconfigNames(name)
-	file := access.AdminKubeconfig(which)
+	file := layout.AdminKubeconfig(which)
 	if cluster, component, ok := strings.Cut(which, "/"); ok && slices.Contains(known, cluster) {
 		component, _, _ = strings.Cut(component, "/")
-		file = access.ComponentKubeconfig(cluster, component)
+		file = layout.ComponentKubeconfig(cluster, component)
 		known = append(known, which)
 	}
 	if !slices.Contains(known, which) {
@@ -163,7 +160,10 @@ func Kubectl() (string, error) {
 		return "", err
 	}
 	if slices.Contains(missing, "kubectl") {
-		return "", fmt.Errorf("kubectl is not built; `testbed assets build` builds it")
+		if own, err := exec.LookPath("kubectl"); err == nil {
+			return own, nil
+		}
+		return "", fmt.Errorf("kubectl is neither built nor in PATH; `testbed assets build` builds it")
 	}
 	return a.Path("kubectl"), nil
 }
@@ -181,7 +181,7 @@ func BoardControl(name, board string) (string, error) {
 	for _, p := range rec.Topology.Providers {
 		for _, b := range p.Boards {
 			if b.Name == board {
-				return embedded.NewAccess(rec).BoardsSocket(p.Name), nil
+				return backend.Layout{Rec: rec}.BoardsSocket(p.Name), nil
 			}
 			known = append(known, b.Name)
 		}
@@ -197,7 +197,7 @@ func BoardControls(name string) ([]string, error) {
 	}
 	var sockets []string
 	for _, p := range rec.Topology.Providers {
-		sockets = append(sockets, embedded.NewAccess(rec).BoardsSocket(p.Name))
+		sockets = append(sockets, backend.Layout{Rec: rec}.BoardsSocket(p.Name))
 	}
 	return sockets, nil
 }

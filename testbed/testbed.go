@@ -42,6 +42,14 @@ type Options struct {
 	// Topology that Up brings about. Nil means what runs already, or
 	// topology.Default.
 	Topology *topology.Topology
+	// Backend is what clusters run on, "embedded" or "kind", and Edge the edge
+	// runtime, "hollow" or "kubeedge". Empty or "auto": what the testbed has
+	// already, or what Choose chooses.
+	Backend, Edge string
+	// Chosen is told which backend and edge runtime it is, before anything is done.
+	Chosen func(Choice)
+	// Images is a folder with archives of images, looked into before any registry.
+	Images string
 	// BinDir holds our binaries; default the folder of this executable.
 	BinDir string
 	// Retain leaves what a failed Up made, to look at.

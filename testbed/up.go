@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,7 +12,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fluidos-edge/testbed/testbed/internal/backend"
 	"github.com/fluidos-edge/testbed/testbed/internal/backend/embedded"
+	"github.com/fluidos-edge/testbed/testbed/internal/backend/kind"
+	"github.com/fluidos-edge/testbed/testbed/internal/command"
 	"github.com/fluidos-edge/testbed/testbed/internal/gobuild"
 	"github.com/fluidos-edge/testbed/testbed/internal/process"
 	"github.com/fluidos-edge/testbed/testbed/internal/state"
@@ -52,14 +56,27 @@ func Up(ctx context.Context, o Options) (*Status, error) {
 	if err := o.normalize(); err != nil {
 		return nil, err
 	}
+	if err := o.checkPair(); err != nil {
+		return nil, err
+	}
 	binDir, err := findBinaries(o.BinDir)
 	if err != nil {
 		return nil, err
 	}
-	ph := newPhases(o.Progress)
-	assets, err := ph.assets(ctx, o.Log)
+	o.BinDir = binDir
+	choice, err := Choose(ctx, o)
 	if err != nil {
 		return nil, err
+	}
+	if o.Chosen != nil {
+		o.Chosen(choice)
+	}
+	ph := newPhases(o.Progress)
+	if choice.Backend == BackendEmbedded {
+		// Before the lock: this may take many minutes, and changes no testbed.
+		if _, err := ph.assets(ctx, o.Log); err != nil {
+			return nil, err
+		}
 	}
 	unlock, err := state.Lock(ctx, o.Name, func() { o.Log.Info("waiting for another command on this testbed") })
 	if err != nil {
@@ -77,14 +94,20 @@ func Up(ctx context.Context, o Options) (*Status, error) {
 		return nil, fmt.Errorf("%w; `testbed down --name %s` removes it", err, o.Name)
 	}
 	adopted := rec.Complete
-	if err := describe(rec, o, binDir); err != nil {
+	if err := describe(rec, choice, o); err != nil {
+		if !adopted && rec.Topology == nil {
+			_ = state.Remove(o.Name) // nothing was begun
+		}
 		return nil, err
 	}
 	// From here on, what this run makes can be found again.
 	if err := rec.Save(); err != nil {
 		return nil, err
 	}
-	err = bringUp(ctx, rec, assets, ph, o)
+	b, err := newBackend(rec, o)
+	if err == nil {
+		err = b.Up(ctx, ph.step)
+	}
 	if err == nil {
 		rec.Complete, rec.Phases = true, ph.times()
 		err = rec.Save()
@@ -94,25 +117,34 @@ func Up(ctx context.Context, o Options) (*Status, error) {
 			// What ran before this run goes on; a second Up continues.
 			return nil, err
 		}
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoDeadline)
 		defer cancel()
-		if uerr := ph.step(undo, "undo", func(func(string)) error { return remove(undo, rec) }); uerr != nil {
+		if uerr := ph.step(undo, "undo", func(func(string)) error { return remove(undo, rec, o) }); uerr != nil {
 			return nil, errors.Join(err, fmt.Errorf("undo: %w; `testbed down --name %s` tries again", uerr, o.Name))
 		}
 		return nil, err
 	}
-	return status(ctx, rec)
+	return status(ctx, rec, b)
 }
 
+// undoDeadline bounds the removal of a testbed that did not come up.
+const undoDeadline = 3 * time.Minute
+
 // describe brings the record in line with what is asked for.
-func describe(rec *state.Record, o Options, binDir string) error {
+func describe(rec *state.Record, c Choice, o Options) error {
+	t := rec.Topology
 	if o.Topology != nil {
-		rec.Topology = o.Topology
-	} else if rec.Topology == nil {
-		rec.Topology = topology.Default()
+		t = o.Topology
+	} else if t == nil {
+		t = topology.Default()
 	}
-	rec.Backend, rec.Edge, rec.BinDir = "embedded", "hollow", binDir
-	rec.External = o.External
+	if c.Backend == BackendKind {
+		if err := kind.Check(rec.Name, t, o.External); err != nil {
+			return &InputError{Field: err.Field, Value: err.Value, Want: err.Want}
+		}
+	}
+	rec.Topology, rec.Backend, rec.Edge, rec.BinDir = t, c.Backend, c.Edge, o.BinDir
+	rec.External, rec.Images = o.External, o.Images
 	if err := os.MkdirAll(rec.RunDir, 0o700); err != nil {
 		return err
 	}
@@ -122,15 +154,22 @@ func describe(rec *state.Record, o Options, binDir string) error {
 			return err
 		}
 	}
-	return rec.ChoosePorts(embedded.Ports(rec.Topology))
+	if c.Backend == BackendKind {
+		return rec.ChoosePorts(kind.Ports(t))
+	}
+	return rec.ChoosePorts(embedded.Ports(t))
 }
 
-func bringUp(ctx context.Context, rec *state.Record, assets gobuild.Assets, ph *phases, o Options) error {
-	sup, err := process.Start(ctx, dirs(rec), rec.ID, []string{filepath.Join(rec.BinDir, "testbed"), "supervise", "--name", rec.Name})
-	if err != nil {
-		return err
+// newBackend is the backend of a record's testbed.
+func newBackend(rec *state.Record, o Options) (backend.Backend, error) {
+	if rec.Backend == BackendKind {
+		return kind.New(rec, kind.Config{Runner: command.Local{}, Assets: buildAssets(o), Cache: state.Cache(), Log: o.Log}), nil
 	}
-	return embedded.New(rec, assets, sup, o.Log).Up(ctx, ph.step)
+	assets, _, err := gobuild.Locate(state.Cache())
+	if err != nil {
+		return nil, err
+	}
+	return embedded.New(rec, assets, o.Log), nil
 }
 
 // Supervise is the supervisor's own process; it ends with the testbed.
@@ -143,8 +182,12 @@ func Supervise(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return process.Serve(ctx, dirs(rec), rec.ID, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return process.Serve(ctx, embedded.Dirs(rec), rec.ID, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
+
+// CreateKindCluster is the process in which kind's library creates one cluster,
+// as its standard input says.
+func CreateKindCluster(stdin io.Reader, stderr io.Writer) error { return kind.Create(stdin, stderr) }
 
 // Down removes a testbed: its processes, and all of its files but caches.
 func Down(ctx context.Context, o Options) error {
@@ -165,22 +208,18 @@ func Down(ctx context.Context, o Options) error {
 		o.Log.Debug("no record", "err", err)
 		return state.Remove(o.Name)
 	}
-	return newPhases(o.Progress).step(ctx, "down", func(say func(string)) error { return remove(ctx, rec) })
+	return newPhases(o.Progress).step(ctx, "down", func(say func(string)) error { return remove(ctx, rec, o) })
 }
 
-func remove(ctx context.Context, rec *state.Record) error {
-	if sup, err := process.Connect(ctx, dirs(rec)); err == nil {
-		// Reap does what this does not manage to.
-		_ = sup.Shutdown(ctx)
+func remove(ctx context.Context, rec *state.Record, o Options) error {
+	b, err := newBackend(rec, o)
+	if err == nil {
+		err = b.Down(ctx)
 	}
-	if err := process.Reap(ctx, rec.ID); err != nil {
+	if err != nil {
 		return err
 	}
 	return state.Remove(rec.Name)
-}
-
-func dirs(rec *state.Record) process.Dirs {
-	return process.Dirs{State: state.Dir(rec.Name), Run: rec.RunDir}
 }
 
 // findBinaries returns the folder of our own programs.

@@ -50,6 +50,10 @@ type engine struct {
 	kubectl     func() (string, error)
 	controls    func(name string) ([]string, error)
 	control     func(name, board string) (string, error)
+	images      func(context.Context, testbed.Options) ([]testbed.Image, error)
+	buildNode   func(context.Context, testbed.Options) (*testbed.Image, error)
+	prune       func(context.Context, testbed.Options) (int64, error)
+	doctor      func(context.Context, testbed.DoctorOptions) ([]testbed.Check, error)
 	// demo runs the assertions of a scenario, or of all.
 	demo func(ctx context.Context, s *testbed.Status, scenario string, tell func(testbed.Event)) ([]scenarios.Result, error)
 }
@@ -58,7 +62,8 @@ func realEngine() engine {
 	return engine{
 		up: testbed.Up, down: testbed.Down, describe: testbed.Describe, buildAssets: testbed.BuildAssets,
 		supervise: testbed.Supervise, kubeconfig: testbed.Kubeconfig, kubectl: testbed.Kubectl,
-		controls: testbed.BoardControls, control: testbed.BoardControl, demo: runScenarios,
+		controls: testbed.BoardControls, control: testbed.BoardControl, demo: runScenarios, doctor: testbed.Doctor,
+		images: testbed.Images, buildNode: testbed.BuildNodeImage, prune: testbed.PruneCache,
 	}
 }
 
@@ -163,7 +168,9 @@ Results go to stdout, progress to stderr. Exit codes: 0 it held, 1 an assertion 
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this `duration`, such as 10m; default: each step's own limit")
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.demoCommand(), a.assetsCommand(),
-		a.kubeconfigCommand(), a.kubectlCommand(), a.boardCommand(), a.sensorsCommand(), a.versionCommand(), a.superviseCommand())
+		a.kubeconfigCommand(), a.kubectlCommand(), a.boardCommand(), a.sensorsCommand(), a.versionCommand(), a.superviseCommand(), a.createClusterCommand(),
+		a.imagesCommand(), a.cacheCommand())
+	root.AddCommand(a.doctorCommand())
 	fixedWords(root, "output", outputTable, outputJSON)
 	return root
 }

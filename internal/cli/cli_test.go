@@ -336,7 +336,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"board", "show", ""}, "stwinkt1b-1 stwinkt1b-2 stwinkt1b-3 stwinbx1-1 stwinbx1-2 stwinbx1-3 :4"},
 		{[]string{"up", "--external", ""}, "consumer-1/influxdb provider-1/erm provider-1/mapper/edge-1 :4"},
 		{[]string{"demo", ""}, "multicast latency-filter all :4"},
-		{[]string{"up", "--edge", ""}, "auto hollow :4"},
+		{[]string{"up", "--edge", ""}, "auto hollow kubeedge :4"},
 	} {
 		code, out, _ := runFake(context.Background(), f, append([]string{"__complete"}, c.args...)...)
 		if got := strings.Join(strings.Fields(out), " "); code != 0 || got != c.want {

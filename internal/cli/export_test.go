@@ -20,13 +20,14 @@ type Fake struct {
 	Kubectl     func() (string, error)
 	Controls    func(name string) ([]string, error)
 	Control     func(name, board string) (string, error)
+	Doctor      func(context.Context, testbed.DoctorOptions) ([]testbed.Check, error)
 	Demo        func(context.Context, *testbed.Status, string, func(testbed.Event)) ([]scenarios.Result, error)
 }
 
 // RunFake is Run on a fake.
 func RunFake(ctx context.Context, f Fake, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return run(ctx, engine{up: f.Up, down: f.Down, describe: f.Describe, buildAssets: f.BuildAssets, supervise: f.Supervise,
-		kubeconfig: f.Kubeconfig, kubectl: f.Kubectl, controls: f.Controls, control: f.Control, demo: f.Demo}, args, stdin, stdout, stderr)
+		kubeconfig: f.Kubeconfig, kubectl: f.Kubectl, controls: f.Controls, control: f.Control, demo: f.Demo, doctor: f.Doctor}, args, stdin, stdout, stderr)
 }
 
 // NewProgress is a display of so many columns, 0 for a log, that does not move by itself.

@@ -56,7 +56,13 @@ func (a *app) notUp(err error, what, fix string) error {
 	if err == nil || errors.Is(err, testbed.ErrAbsent) || errors.As(err, new(*testbed.InputError)) || errors.As(err, new(topology.Problems)) {
 		return err
 	}
-	return &failure{exit: exitNotUp, code: "not-up", message: what + ": " + err.Error(), fix: fix, err: err}
+	message := err.Error()
+	var known interface{ Fix() string }
+	if errors.As(err, &known) {
+		fix = known.Fix()
+		message = strings.Replace(message, "\nfix: "+fix, "", 1)
+	}
+	return &failure{exit: exitNotUp, code: "not-up", message: what + ": " + message, fix: fix, err: err}
 }
 
 // classify gives any error an exit code and a remedy.

@@ -94,7 +94,10 @@ func (a *app) printStatus(s *testbed.Status) {
 			}
 			pid, rss := "", ""
 			if c.PID > 0 {
-				pid, rss = strconv.Itoa(c.PID), size(c.RSSBytes)
+				pid = strconv.Itoa(c.PID)
+			}
+			if c.RSSBytes > 0 {
+				rss = size(c.RSSBytes)
 			}
 			reason := firstLine(c.Reason)
 			if c.Restarts > 0 {
@@ -108,7 +111,10 @@ func (a *app) printStatus(s *testbed.Status) {
 		a.printf("\n")
 		a.printTable([]string{"COMPONENT", "READY", "PID", "RSS", "URL", "REASON"}, rows)
 		// Whole paths would make every line too long for a terminal.
-		if log := s.Components[0].Log; log != "" {
+		switch log := s.Components[0].Log; {
+		case s.StateDir != "":
+			a.printf("\nlogs: %s\n", filepath.Join(s.StateDir, "logs"))
+		case log != "":
 			a.printf("\nlogs: %s\n", filepath.Dir(log))
 		}
 	}

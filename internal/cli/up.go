@@ -21,6 +21,7 @@ type upFlags struct {
 	retain, demo         bool
 	external             []string
 	backend, edge        string
+	images               string
 }
 
 func (a *app) upCommand() *cobra.Command {
@@ -31,10 +32,15 @@ func (a *app) upCommand() *cobra.Command {
 		Long: `up brings about what the topology file describes: without -f what runs already, or the
 default testbed. What runs as asked is kept. A failed or interrupted up undoes what it
 made, unless --retain; what it built stays in the cache. The first one builds etcd,
-Kubernetes, Telegraf and InfluxDB from source, which takes some minutes.`,
+Kubernetes, Telegraf and InfluxDB from source, which takes some minutes.
+
+On its own it takes kind clusters, and KubeEdge, only where a container engine answers and
+has their images; otherwise it runs everything as processes. --backend kind gets what it
+needs: images of the engine, of --images, published ones, or built here, in this order.`,
 		Example: `  testbed up
   testbed up --consumers 3 --providers 2 --name big
   testbed up -f lab.yaml --demo
+  testbed up --backend kind --edge kubeedge
   testbed up --external provider-1/erm    # the ERM is yours to run, in a debugger`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd, f) },
@@ -45,10 +51,11 @@ Kubernetes, Telegraf and InfluxDB from source, which takes some minutes.`,
 	flags.BoolVar(&f.retain, "retain", false, "keep what a failed up made, to look at")
 	flags.BoolVar(&f.demo, "demo", false, "run the scenarios, then show how to reach everything")
 	flags.StringArrayVar(&f.external, "external", nil, "`component` that somebody else runs, such as provider-1/erm; repeatable")
-	flags.StringVar(&f.backend, "backend", "auto", "what clusters run on: auto or embedded")
-	flags.StringVar(&f.edge, "edge", "auto", "edge runtime: auto or hollow")
-	fixedWords(cmd, "backend", "auto", "embedded")
-	fixedWords(cmd, "edge", "auto", "hollow")
+	flags.StringVar(&f.backend, "backend", testbed.Auto, "what clusters run `on`: auto, embedded (processes) or kind (containers)")
+	flags.StringVar(&f.edge, "edge", testbed.Auto, "edge `runtime`: auto, hollow or kubeedge (on kind)")
+	flags.StringVar(&f.images, "images", "", "`folder` with archives of images, looked into before any registry (kind)")
+	fixedWords(cmd, "backend", testbed.Auto, testbed.BackendEmbedded, testbed.BackendKind)
+	fixedWords(cmd, "edge", testbed.Auto, testbed.EdgeHollow, testbed.EdgeKubeEdge)
 	if err := cmd.RegisterFlagCompletionFunc("external", a.complete(componentNames)); err != nil {
 		panic(err)
 	}
@@ -56,11 +63,23 @@ Kubernetes, Telegraf and InfluxDB from source, which takes some minutes.`,
 }
 
 func (a *app) up(cmd *cobra.Command, f upFlags) error {
-	if err := pair(f.backend, f.edge); err != nil {
-		return err
-	}
 	o := a.options()
 	o.Retain, o.External = f.retain, f.external
+	o.Backend, o.Edge = f.backend, f.edge
+	if f.images != "" {
+		// The testbed remembers it, and may be continued from another folder.
+		dir, err := filepath.Abs(f.images)
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return badInput("name a folder with archives as `docker save` writes them", "--images: %s is no folder", f.images)
+		}
+		o.Images = dir
+	}
+	if !a.quiet {
+		o.Chosen = a.printChoice
+	}
 	var err error
 	if o.Topology, err = a.topology(cmd, f); err != nil {
 		return err
@@ -69,9 +88,6 @@ func (a *app) up(cmd *cobra.Command, f upFlags) error {
 		for _, w := range o.Topology.Warnings() {
 			fmt.Fprintf(a.stderr, "warning: %s\n", w)
 		}
-	}
-	if f.backend == "auto" && !a.quiet {
-		fmt.Fprintln(a.stderr, "backend embedded, edge hollow: this version has no others")
 	}
 	ctx, cancel := a.deadline(cmd.Context())
 	defer cancel()
@@ -112,6 +128,13 @@ func (a *app) up(cmd *cobra.Command, f upFlags) error {
 	return err
 }
 
+func (a *app) printChoice(c testbed.Choice) {
+	fmt.Fprintf(a.stderr, "backend %s, edge %s: %s\n", c.Backend, c.Edge, c.Why)
+	if c.Other != "" {
+		fmt.Fprintf(a.stderr, "the other choice: `%s`\n", a.command("up "+c.Other))
+	}
+}
+
 func (a *app) bringUp(ctx context.Context, o testbed.Options) (*testbed.Status, error) {
 	p := a.progress()
 	defer p.end()
@@ -133,25 +156,6 @@ func caused(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", errTimeout, err)
 	}
 	return err
-}
-
-// pair judges backend and edge runtime.
-func pair(backend, edge string) error {
-	switch backend {
-	case "auto", "embedded":
-	case "kind", "existing":
-		return usage("use --backend embedded, which needs no container engine", "--backend %s is not in this version", backend)
-	default:
-		return usage("use --backend auto or --backend embedded", "--backend: there is no backend %q", backend)
-	}
-	switch edge {
-	case "auto", "hollow":
-	case "kubeedge":
-		return usage("use --edge hollow, which behaves the same", "--edge %s is not in this version", edge)
-	default:
-		return usage("use --edge auto or --edge hollow", "--edge: there is no edge runtime %q", edge)
-	}
-	return nil
 }
 
 // topology that the flags ask for; nil leaves it to what runs.
@@ -337,6 +341,19 @@ cache. An interrupted build continues where it was; two at once do not disturb e
 		},
 	}
 	return group(&cobra.Command{Use: "assets", Short: "What the embedded backend runs"}, build)
+}
+
+// createClusterCommand is the child in which kind's library runs.
+func (a *app) createClusterCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "create-kind-cluster",
+		Short:  "Create one kind cluster; `up` runs it",
+		Hidden: true,
+		Args:   exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			return testbed.CreateKindCluster(a.stdin, a.stderr)
+		},
+	}
 }
 
 func (a *app) superviseCommand() *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -48,7 +49,7 @@ const fieldManager = client.FieldOwner("testbed")
 func NewScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme,
+		appsv1.AddToScheme, corev1.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme,
 		devices.AddToScheme, rules.AddToScheme, nodecore.AddToScheme, sensors.AddToScheme,
 	} {
 		if err := add(s); err != nil {
@@ -95,8 +96,39 @@ type Identity struct {
 	NodeID, Domain, IP, Port string
 }
 
+// Subjects says who a component is in a cluster: those that get its rights.
+type Subjects func(component string) []rbacv1.Subject
+
+// Users are components that log in with a certificate.
+func Users(component string) []rbacv1.Subject {
+	return []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: User(component)}}
+}
+
+// ServiceAccount is a component that runs as a Pod.
+func ServiceAccount(namespace, name string) rbacv1.Subject {
+	return rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}
+}
+
+// Namespaces makes namespaces.
+func Namespaces(ctx context.Context, c client.Client, names ...string) error {
+	for _, n := range names {
+		if err := apply(ctx, c, namespace(n, nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutSecret makes a Secret, or makes it hold what is given.
+func PutSecret(ctx context.Context, c client.Client, ns, name string, data map[string][]byte) error {
+	return apply(ctx, c, &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Type: corev1.SecretTypeOpaque, Data: data,
+	})
+}
+
 // InstallProvider makes a cluster ready for the components of a provider.
-func InstallProvider(ctx context.Context, c client.Client, id Identity, consumers []string) error {
+func InstallProvider(ctx context.Context, c client.Client, id Identity, consumers []string, subjects Subjects) error {
 	crds, err := load(charts.FS, "crds")
 	if err != nil {
 		return err
@@ -109,7 +141,7 @@ func InstallProvider(ctx context.Context, c client.Client, id Identity, consumer
 	objects = append(objects, namespace(Namespace, nil))
 	objects = append(objects, roles...)
 	for _, r := range roles {
-		objects = append(objects, binding(r))
+		objects = append(objects, binding(r, subjects))
 	}
 	objects = append(objects, &corev1.ConfigMap{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
@@ -160,12 +192,11 @@ func namespace(name string, labels map[string]string) *corev1.Namespace {
 	}
 }
 
-// binding gives a generated role, which is named for its component, to that
-// component's user.
-func binding(role client.Object) client.Object {
+// binding gives a generated role, which is named for its component, to that component.
+func binding(role client.Object, subjectsOf Subjects) client.Object {
 	kind := role.GetObjectKind().GroupVersionKind().Kind
 	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: role.GetName()}
-	subjects := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: User(role.GetName())}}
+	subjects := subjectsOf(role.GetName())
 	meta := metav1.ObjectMeta{Namespace: role.GetNamespace(), Name: role.GetName()}
 	if kind == "ClusterRole" {
 		return &rbacv1.ClusterRoleBinding{

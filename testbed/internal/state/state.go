@@ -32,13 +32,15 @@ const portFirst, portLast = 20000, 32000
 // Record is what a testbed is.
 type Record struct {
 	// ID is in the environment of every process of the testbed.
-	ID       string             `json:"id"`
-	Name     string             `json:"name"`
-	Backend  string             `json:"backend"`
-	Edge     string             `json:"edge"`
-	Created  time.Time          `json:"created"`
-	BinDir   string             `json:"binDir"`
-	External []string           `json:"external,omitempty"`
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Backend  string    `json:"backend"`
+	Edge     string    `json:"edge"`
+	Created  time.Time `json:"created"`
+	BinDir   string    `json:"binDir"`
+	External []string  `json:"external,omitempty"`
+	// Images is the folder with archives of images that Up was given.
+	Images   string             `json:"images,omitempty"`
 	RunDir   string             `json:"runDir"`
 	Topology *topology.Topology `json:"topology"`
 	// Ports by purpose, "<component>#<port>"; once chosen they are kept.

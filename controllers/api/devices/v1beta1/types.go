@@ -17,7 +17,7 @@ var GroupVersion = schema.GroupVersion{Group: "devices.kubeedge.io", Version: "v
 
 // AddToScheme registers these types.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &Device{}, &DeviceList{}, &DeviceModel{}, &DeviceModelList{})
+	s.AddKnownTypes(GroupVersion, &Device{}, &DeviceList{}, &DeviceModel{}, &DeviceModelList{}, &DeviceStatus{}, &DeviceStatusList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }
@@ -126,4 +126,54 @@ type DeviceModelList struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []DeviceModel `json:"items"`
+}
+
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=devicestatuses
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Online",type=string,JSONPath=`.status.lastOnlineTime`
+
+// DeviceStatus is what the edge reports of a Device of the same name, which owns
+// it. KubeEdge keeps it apart from the Device since v1.23, without a subresource.
+type DeviceStatus struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   DeviceStatusSpec   `json:"spec,omitempty"`
+	Status DeviceStatusStatus `json:"status,omitempty"`
+}
+
+// DeviceStatusSpec is empty: the owner says which Device it is.
+type DeviceStatusSpec struct{}
+
+// DeviceStatusStatus is the state of a board and of its properties.
+type DeviceStatusStatus struct {
+	Twins []Twin `json:"twins,omitempty"`
+	State string `json:"state,omitempty"`
+	// LastOnlineTime as the edge writes it, RFC 3339.
+	LastOnlineTime string `json:"lastOnlineTime,omitempty"`
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Extensions *runtime.RawExtension `json:"extensions,omitempty"`
+}
+
+// Twin is one property as it should be and as it was last reported.
+type Twin struct {
+	PropertyName    string        `json:"propertyName,omitempty"`
+	ObservedDesired *TwinProperty `json:"observedDesired,omitempty"`
+	Reported        *TwinProperty `json:"reported,omitempty"`
+}
+
+// TwinProperty is a value of a property.
+type TwinProperty struct {
+	Value    string            `json:"value"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+
+// DeviceStatusList is a list of DeviceStatuses.
+type DeviceStatusList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []DeviceStatus `json:"items"`
 }

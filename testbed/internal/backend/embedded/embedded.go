@@ -224,7 +224,7 @@ func (b *Backend) upProvider(ctx context.Context, p topology.Provider, plan map[
 		for _, c := range t.Consumers {
 			consumers = append(consumers, c.Name)
 		}
-		if err := kube.InstallProvider(ctx, c, b.layout.Identity(p.Name), consumers); err != nil {
+		if err := kube.InstallProvider(ctx, c, b.layout.Identity(p.Name), consumers, kube.Users); err != nil {
 			return err
 		}
 		return backend.RemoveUndescribed(ctx, c, t, p)

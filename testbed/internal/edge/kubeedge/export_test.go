@@ -1,0 +1,4 @@
+package kubeedge
+
+// NotReady is notReady.
+var NotReady = notReady
