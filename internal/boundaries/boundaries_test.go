@@ -35,6 +35,7 @@ var rules = []rule{
 	{"controllers", []string{"controllers/api", "controllers/sensor", "testbed/topology"}, "reconcilers never import each other"},
 	{"simulators/radio", []string{"simulators/bluest"}, "the radio carries bytes; it knows no board"},
 	{"simulators", []string{"simulators", "controllers/api", "testbed/topology"}, "simulators stand in for hardware and for KubeEdge; they know no controller"},
+	{"testbed/internal/backend/kind", []string{"testbed", "charts", "controllers/api", "internal/ociruntime"}, "what a host lacks is the OCI runtime's knowledge"},
 	{"testbed/internal/doctor", []string{"testbed/internal", "internal/ociruntime"}, "it registers the OCI runtime, which says what a host lacks"},
 	{"testbed", []string{"testbed", "charts", "controllers/api"}, "the testbed deploys controllers and simulators and imports none of them"},
 	{"scenarios", []string{"scenarios", "testbed", "controllers/api", "controllers/sensor"}, "scenarios judge from outside"},
