@@ -11,8 +11,7 @@ import (
 )
 
 func main() {
-	if err := ociruntime.Exec(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "ociruntime:", err)
-		os.Exit(1)
-	}
+	err := ociruntime.Exec(os.Args[1:]) // it comes back only if it failed
+	fmt.Fprintln(os.Stderr, "ociruntime:", err)
+	os.Exit(1)
 }

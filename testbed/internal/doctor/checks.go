@@ -219,7 +219,7 @@ func storage(_ context.Context, v *view) Check {
 	}
 }
 
-func engineSpace(_ context.Context, v *view) Check {
+func engineSpace(ctx context.Context, v *view) Check {
 	c := Check{Check: "engine-space", Want: "10 GB free where the engine keeps images", NeededBy: byKind()}
 	if v.engine == nil {
 		return c.unknown(errNoEngine)
@@ -229,11 +229,19 @@ func engineSpace(_ context.Context, v *view) Check {
 		return c.unknown(fmt.Errorf("the engine's folder %s is not on this machine", dir))
 	}
 	n, err := v.Free(v.path(dir))
-	switch {
-	case err != nil:
+	if err != nil {
 		return c.unknown(err)
+	}
+	nodes, err := v.engine.Images(ctx, "*/node")
+	if err != nil {
+		return c.unknown(err)
+	}
+	const fix = "make room (`docker system df` says where it went), or set \"data-root\" to a larger disk"
+	switch {
+	case n < 10*gb && n >= 3*gb && len(nodes) > 0:
+		return c.bad(Warn, fix, "%.1f GB free at %s; an image of nodes is there already, so that less may do", float64(n)/gb, dir)
 	case n < 10*gb:
-		return c.bad(Fail, "make room (`docker system df` says where it went), or set \"data-root\" to a larger disk", "%.1f GB free at %s", float64(n)/gb, dir)
+		return c.bad(Fail, fix, "%.1f GB free at %s", float64(n)/gb, dir)
 	}
 	return c.ok("%.1f GB free at %s", float64(n)/gb, dir)
 }

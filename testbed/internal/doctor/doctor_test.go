@@ -27,6 +27,7 @@ const (
 type machine struct {
 	files    map[string]string
 	info     map[string]any // of the engine; nil: none answers
+	nodes    string         // images of nodes
 	networks string         // as `docker network inspect` prints them
 	missing  []string       // programs
 	free     int64
@@ -129,6 +130,8 @@ func (m *machine) host(t *testing.T) doctor.Host {
 		case strings.HasPrefix(line, "docker info "):
 			b, err := json.Marshal(m.info)
 			return command.Result{Stdout: b}, err
+		case strings.HasPrefix(line, "docker images "):
+			return command.Result{Stdout: []byte(m.nodes)}, nil
 		case strings.HasPrefix(line, "docker network ls "):
 			var names []string
 			for l := range strings.Lines(m.networks) {
@@ -256,6 +259,8 @@ func TestRun(t *testing.T) {
 			m.free = 3.5e9
 			m.files["proc/meminfo"] = "MemAvailable: 3145728 kB\n"
 		}, want: map[string]string{"cache-space": "warn: 3.5 GB free; the cache is there already, so that less may do", "engine-space": "fail: 3.5 GB free at /var/lib/docker", "memory": "warn: 3.0 GiB available"}, embeds: true},
+		{name: "small, with all images", change: func(m *machine) { m.free, m.nodes = 5e9, "kindest/node:v1.34.3\n" },
+			want: map[string]string{"engine-space": "warn: 5.0 GB free at /var/lib/docker; an image of nodes is there already, so that less may do"}, kind: true, embeds: true},
 		{name: "no go", change: func(m *machine) { m.goSays = "" }, want: map[string]string{"go": "fail: not in PATH"}, kind: true},
 		{name: "old go", change: func(m *machine) { m.goSays = "go version go1.19.8 linux/amd64" }, want: map[string]string{"go": "fail: go1.19.8"}, kind: true},
 		{name: "development go", change: func(m *machine) { m.goSays = "go version devel +abc linux/amd64" }, want: map[string]string{"go": `warn: "go version devel +abc linux/amd64"`}, kind: true, embeds: true},

@@ -41,20 +41,22 @@ func Fix(ctx context.Context, h Host, o FixOptions) error {
 			fixable = append(fixable, c.Check)
 		}
 	}
+	if o.Changed == nil {
+		o.Changed = func(string) {}
+	}
+	v := look(ctx, h)
 	switch {
+	case len(fixable) == 0 && v.UID == 0 && v.active() && v.registered():
+		return v.update(o.Changed)
 	case len(fixable) == 0:
 		return nil
 	case h.UID != 0:
 		return &NeedsRoot{fixable}
 	}
-	if o.Changed == nil {
-		o.Changed = func(string) {}
-	}
 	var errs []error
 	if slices.Contains(fixable, "inotify") {
 		errs = append(errs, h.raiseLimits(o.Changed))
 	}
-	v := look(ctx, h)
 	registered := true
 	if slices.Contains(fixable, "capabilities") {
 		if err := v.register(o.Changed); err != nil {
@@ -184,15 +186,8 @@ func (v *view) register(changed func(string)) error {
 			return fmt.Errorf("%s: runtimes: %w", v.configFile(), err)
 		}
 	}
-	wrote, err := replace(v.path(v.Installed), program, 0o755)
-	if err != nil {
+	if err := v.install(program, changed); err != nil || v.registered() {
 		return err
-	}
-	if wrote {
-		changed("installed " + v.Installed)
-	}
-	if v.registered() {
-		return nil
 	}
 	for _, f := range []struct {
 		in    map[string]json.RawMessage
@@ -215,6 +210,27 @@ func (v *view) register(changed func(string)) error {
 	}
 	changed(v.configFile() + ": default runtime " + Runtime)
 	return nil
+}
+
+// install our OCI runtime. The engine starts the new one from then on.
+func (v *view) install(program []byte, changed func(string)) error {
+	wrote, err := replace(v.path(v.Installed), program, 0o755)
+	if wrote {
+		changed("installed " + v.Installed)
+	}
+	return err
+}
+
+// update the OCI runtime that is in use, if there is one to take its place.
+func (v *view) update(changed func(string)) error {
+	program, err := os.ReadFile(v.Program)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return v.install(program, changed)
 }
 
 // backup keeps the engine's configuration as it was before us.

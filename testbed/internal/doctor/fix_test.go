@@ -99,6 +99,29 @@ func TestFixEverything(t *testing.T) {
 	}
 }
 
+// A newer runtime takes the place of the one in use, without a restart.
+func TestFixUpdatesTheRuntime(t *testing.T) {
+	m := fine().restrict()
+	m.restarted = newRuntime(t)
+	h := m.host(t)
+	if _, err := fix(t, h, true); err != nil {
+		t.Fatal(err)
+	}
+	write(t, h, "build/ociruntime", "a better program")
+	if changed, err := fix(t, h, true); err != nil || !slices.Equal(changed, []string{"installed /usr/local/libexec/testbed/ociruntime"}) {
+		t.Errorf("%q, %v", changed, err)
+	}
+	if got := text(t, h, "usr/local/libexec/testbed/ociruntime"); got != "a better program" {
+		t.Errorf("installed %q", got)
+	}
+	if err := os.Remove(h.Program); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := fix(t, h, true); err != nil || len(changed) > 0 {
+		t.Errorf("nothing to take its place: %q, %v", changed, err)
+	}
+}
+
 // Nothing stops an engine that was not said to be stopped.
 func TestFixWithoutRestart(t *testing.T) {
 	m := fine().restrict()

@@ -95,7 +95,8 @@ func (v *view) restart(ctx context.Context, wantRuntime bool, changed func(strin
 		if err != nil {
 			return err
 		}
-		if err := v.end(ctx); err != nil {
+		// Whoever interrupts us must not be left without an engine.
+		if err := v.end(context.WithoutCancel(ctx)); err != nil {
 			return err
 		}
 		if died, err = v.start(cmd); err != nil {
@@ -109,7 +110,9 @@ func (v *view) restart(ctx context.Context, wantRuntime bool, changed func(strin
 		if err != nil {
 			return err
 		}
-		if died, err = v.start(exec.Command(file)); err != nil {
+		cmd := exec.Command(file)
+		cmd.Dir = "/"
+		if died, err = v.start(cmd); err != nil {
 			return err
 		}
 		changed("started the engine as `" + file + "`, log " + v.Log)
