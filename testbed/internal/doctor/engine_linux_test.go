@@ -7,8 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,20 +26,44 @@ func (a at) Run(ctx context.Context, c command.Cmd) (command.Result, error) {
 	return command.Local{}.Run(ctx, c)
 }
 
-// TestFixARealEngine runs an engine of its own, with folders of its own, and no
-// network. On a host that lacks a capability no privileged container starts before
-// Fix, and after it one does. On others Fix has nothing to do.
+// inside is the folder of a test that has namespaces of its own.
+const inside = "DOCTOR_ENGINE_DIR"
+
+// TestFixARealEngine runs an engine of its own, in namespaces for network and mounts:
+// an engine takes the bridge of another for its own. On a host that lacks a
+// capability no privileged container starts before Fix, and after it one does. On
+// others Fix has nothing to do.
 func TestFixARealEngine(t *testing.T) {
-	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
-		t.Skip("running an engine takes root on linux")
+	if dir := os.Getenv(inside); dir != "" {
+		fixARealEngine(t, dir)
+		return
 	}
+	if os.Geteuid() != 0 {
+		t.Skip("running an engine takes root")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFixARealEngine$", "-test.v", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), inside+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	switch {
+	case errors.Is(err, syscall.EPERM):
+		t.Skipf("no namespaces for an engine here: %v", err)
+	case err != nil:
+		t.Errorf("%v\n%s", err, out)
+	case strings.Contains(string(out), "--- SKIP"):
+		t.Skipf("%s", out)
+	default:
+		t.Logf("%s", out)
+	}
+}
+
+func fixARealEngine(t *testing.T, dir string) {
 	local := doctor.Local()
 	for _, p := range []string{"dockerd", "docker", "runc"} {
 		if _, err := local.LookPath(p); err != nil {
 			t.Skipf("no engine to run: %v", err)
 		}
 	}
-	dir := t.TempDir()
 	image := probe(t, dir)
 	h := local
 	h.Program = compile(t, filepath.Join(dir, "ociruntime"), "github.com/fluidos-edge/testbed/cmd/ociruntime")
@@ -200,38 +222,28 @@ func answer(t *testing.T, h doctor.Host, ended <-chan error) *engine.Engine {
 	}
 }
 
-// stop ends the engine, whichever process it is by now, and what it mounted.
+// stop ends the engine, whichever process it is by now.
 func stop(t *testing.T, h doctor.Host) {
-	if b, err := os.ReadFile(h.PIDFile); err == nil {
-		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			t.Error(err)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for syscall.Kill(pid, 0) == nil {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				t.Fatalf("the engine, process %d, does not end", pid)
-			}
-		}
+	b, err := os.ReadFile(h.PIDFile)
+	if err != nil {
+		return // it did not stay up
 	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(string(mounts), "\n")
-	for _, line := range slices.Backward(lines) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], filepath.Dir(h.PIDFile)+"/") {
-			if err := syscall.Unmount(f[1], 0); err != nil {
-				t.Errorf("unmount %s: %v", f[1], err)
-			}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for syscall.Kill(pid, 0) == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("the engine, process %d, does not end", pid)
 		}
 	}
 }
