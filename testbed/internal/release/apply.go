@@ -14,6 +14,7 @@ import (
 	"helm.sh/helm/v3/pkg/storage/driver"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/cli-runtime/pkg/resource"
 )
@@ -21,11 +22,14 @@ import (
 // history is how many revisions of a release a cluster keeps.
 const history = 3
 
+// goneDeadline is for Pods to end, whose grace period is 10 s.
+const goneDeadline = 30 * time.Second
+
 // definitionDeadline is for one definition to be served.
 const definitionDeadline = 30 * time.Second
 
 // apply brings the objects of a release about, from whatever was left.
-func (h *handle) apply(ctx context.Context, r Release, want *rendered) error {
+func (h *handle) apply(ctx context.Context, r Release, want *rendered, say func(string)) error {
 	if err := h.define(ctx, want); err != nil {
 		return err
 	}
@@ -35,13 +39,13 @@ func (h *handle) apply(ctx context.Context, r Release, want *rendered) error {
 	}
 	switch {
 	case last == nil:
-		return h.install(r, want)
+		return h.install(ctx, r, want, say)
 	case last.Info.Status == helm.StatusUninstalling || last.Info.Status == helm.StatusUninstalled:
 		h.log.Info("release was left while it was removed; removing it first", "release", r.Name)
 		if err := h.uninstall(ctx, r.Name); err != nil {
 			return err
 		}
-		return h.install(r, want)
+		return h.install(ctx, r, want, say)
 	case last.Info.Status == helm.StatusDeployed && last.Manifest == want.manifest:
 		same, err := h.holds(want.manifest)
 		if err != nil || same {
@@ -60,7 +64,8 @@ func (h *handle) apply(ctx context.Context, r Release, want *rendered) error {
 
 // install, as upgrade, gives Helm no context: cancelled by one, Helm returns while
 // its goroutines go on. It ends when its requests do.
-func (h *handle) install(r Release, want *rendered) error {
+func (h *handle) install(ctx context.Context, r Release, want *rendered, say func(string)) error {
+	h.gone(ctx, r, say)
 	in := action.NewInstall(h.cfg)
 	in.ReleaseName, in.Namespace = r.Name, r.Namespace
 	// Charts are checked against the types in this package's tests; asking each server for
@@ -69,6 +74,20 @@ func (h *handle) install(r Release, want *rendered) error {
 	in.DisableHooks, in.SkipCRDs = true, true
 	_, err := in.Run(want.chart, want.values)
 	return err
+}
+
+// gone waits until Pods of an earlier release of that name have ended: two would have the
+// same ports, and count double. Those on a node that is cut off do not end, so it does
+// not wait for ever.
+func (h *handle) gone(ctx context.Context, r Release, say func(string)) {
+	selector := labels.SelectorFromSet(labels.Set{"app.kubernetes.io/name": r.Chart, "app.kubernetes.io/instance": r.Name})
+	_ = wait.PollUntilContextTimeout(ctx, interval, goneDeadline, true, func(ctx context.Context) (bool, error) {
+		left := h.selected(ctx, r.Namespace, selector)
+		if len(left) > 0 {
+			say("waiting for the end of Pod " + left[0].Name)
+		}
+		return len(left) == 0, nil
+	})
 }
 
 // upgrade also mends what is missing or was changed: Helm compares with what is there.

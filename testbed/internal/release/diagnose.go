@@ -131,7 +131,7 @@ func state(p *corev1.Pod) string {
 		if w := s.State.Waiting; w != nil {
 			why := "container " + s.Name + " is waiting: " + reason(w.Reason, w.Message)
 			if t := s.LastTerminationState.Terminated; t != nil {
-				why += fmt.Sprintf("; it ended %d times, last with %s", s.RestartCount, exit(t))
+				why += "; " + ends(s.RestartCount, t)
 			}
 			return why
 		}
@@ -143,7 +143,7 @@ func state(p *corev1.Pod) string {
 		if !s.Ready && s.State.Running != nil {
 			why := "container " + s.Name + " runs and is not ready"
 			if t := s.LastTerminationState.Terminated; t != nil {
-				why += fmt.Sprintf("; it ended %d times, last with %s", s.RestartCount, exit(t))
+				why += "; " + ends(s.RestartCount, t)
 			}
 			return why
 		}
@@ -167,6 +167,20 @@ func state(p *corev1.Pod) string {
 	return "node " + p.Spec.NodeName + " has not begun with it"
 }
 
+// glance is state without the messages.
+func glance(p *corev1.Pod) string {
+	if p.DeletionTimestamp != nil {
+		return "one is ending"
+	}
+	for _, s := range statuses(p) {
+		if w := s.State.Waiting; w != nil {
+			return s.Name + ": " + w.Reason
+		}
+	}
+	why, _, _ := strings.Cut(state(p), ":")
+	return why
+}
+
 func reason(reason, message string) string {
 	message = strings.Join(strings.Fields(message), " ")
 	switch {
@@ -176,6 +190,13 @@ func reason(reason, message string) string {
 		return message
 	}
 	return reason + ": " + message
+}
+
+func ends(times int32, t *corev1.ContainerStateTerminated) string {
+	if times <= 1 {
+		return "it ended once, with " + exit(t)
+	}
+	return fmt.Sprintf("it ended %d times, last with %s", times, exit(t))
 }
 
 func exit(t *corev1.ContainerStateTerminated) string {

@@ -391,6 +391,29 @@ func TestInstall(t *testing.T) {
 		}
 	})
 
+	t.Run("Pods of an earlier release end first", func(t *testing.T) {
+		b := c.bed(t, "earlier")
+		b.ready()
+		b.pod(corev1.PodStatus{Phase: corev1.PodRunning}, "", "")
+		var once sync.Once
+		err := b.Install(t.Context(), b.release("erm"), func(s string) {
+			if strings.Contains(s, "erm-1") {
+				once.Do(func() {
+					if ds, err := b.kube.AppsV1().Deployments(b.ns).List(t.Context(), metav1.ListOptions{}); err != nil || len(ds.Items) > 0 {
+						t.Errorf("installed beside them: %v", err)
+					}
+					if err := b.kube.CoreV1().Pods(b.ns).Delete(t.Context(), "erm-1", metav1.DeleteOptions{}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		once.Do(func() { t.Error("it did not wait") })
+	})
+
 	t.Run("two clusters at once", func(t *testing.T) {
 		beds := []*bed{c.bed(t, "both"), start(t).bed(t, "both")}
 		var g errgroup.Group
@@ -441,31 +464,34 @@ func notReady(t *testing.T, c *cluster) {
 	}{
 		{"no-pod", 2 * time.Second, nil, "", "", false,
 			[]string{"Deployment erm: 0 of 1 Pods ready", "there is no Pod of it"}, "Deployment erm: 0 of 1 Pods ready"},
-		{"no-image", 2 * time.Second, &corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{Name: "erm", State: waiting("ImagePullBackOff", "Back-off pulling image \"x\"")}}},
+		{"no-image", 3 * time.Second, &corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{Name: "erm", State: waiting("ImagePullBackOff", "Back-off pulling image \"x\"")}}},
 			"edge-1", "pull access denied", false,
 			[]string{"Pod erm-1 on edge-1: container erm is waiting: ImagePullBackOff: Back-off pulling image \"x\"", "\n    Warning Failed: pull access denied (3 times)"},
-			"(container erm is waiting: ImagePullBackOff"},
+			"(erm: ImagePullBackOff)"},
 		{"crashes", 15 * time.Second, &corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "erm", RestartCount: 5, State: waiting("CrashLoopBackOff", "back-off 5m0s"), LastTerminationState: ended}}},
 			"edge-1", "", true,
 			[]string{"waiting does not mend it", "container erm is waiting: CrashLoopBackOff: back-off 5m0s; it ended 5 times, last with exit code 1", "\n    | first line\n    | level=ERROR msg=\"erm stopped\" err=\"--kubeconfig: no such file\""},
-			"CrashLoopBackOff"},
-		{"unready", 2 * time.Second, &corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "erm", State: running}}},
+			"(erm: CrashLoopBackOff)"},
+		{"unready", 3 * time.Second, &corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "erm", State: running}}},
 			"edge-1", "Readiness probe failed: waiting for Flavors", false,
-			[]string{"container erm runs and is not ready", "Warning Failed: Readiness probe failed: waiting for Flavors", "(its log cannot be had: "}, "runs and is not ready"},
-		{"no-node", 2 * time.Second, &corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/1 nodes are available"}}},
-			"", "", false, []string{"Pod erm-1: no node for it: Unschedulable: 0/1 nodes are available"}, "no node for it"},
+			[]string{"container erm runs and is not ready", "Warning Failed: Readiness probe failed: waiting for Flavors", "(its log cannot be had: "}, "(container erm runs and is not ready)"},
+		{"no-node", 3 * time.Second, &corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/1 nodes are available"}}},
+			"", "", false, []string{"Pod erm-1: no node for it: Unschedulable: 0/1 nodes are available"}, "(no node for it)"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := c.bed(t, "unready-"+tt.name)
-			if tt.pod != nil {
-				b.pod(*tt.pod, tt.node, tt.warning)
-			}
 			r := b.release("erm")
 			r.Timeout = tt.timeout
 			var said []string
 			begin := time.Now()
-			err := b.Install(t.Context(), r, func(s string) { said = append(said, s) })
+			err := b.Install(t.Context(), r, func(s string) {
+				said = append(said, s)
+				if tt.pod != nil && strings.HasPrefix(s, "Deployment erm") {
+					b.pod(*tt.pod, tt.node, tt.warning)
+					tt.pod = nil
+				}
+			})
 			var failed *release.NotReady
 			if !errors.As(err, &failed) {
 				t.Fatalf("got %v, want *NotReady", err)

@@ -71,7 +71,7 @@ func (c *Client) Install(ctx context.Context, r Release, say func(string)) error
 		return fmt.Errorf("release %s: %w", r.Name, err)
 	}
 	say("install")
-	if err := h.apply(ctx, r, want); err != nil {
+	if err := h.apply(ctx, r, want, say); err != nil {
 		return fmt.Errorf("install release %s: %w", r.Name, ended(ctx, err))
 	}
 	return h.await(ctx, r, want, say)

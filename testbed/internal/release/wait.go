@@ -183,19 +183,19 @@ func (h *handle) selected(ctx context.Context, namespace string, selector labels
 	return list.Items
 }
 
-// awaited says in one line what is awaited.
+// awaited says in one short line what is awaited.
 func awaited(missing []rollout, pods map[workload][]corev1.Pod, last error) string {
 	var parts []string
 	for _, r := range missing {
 		s := r.String()
 		for _, p := range pods[r.workload] {
-			if why := state(&p); why != "" {
+			if why := glance(&p); why != "" {
 				s += " (" + why + ")"
 				break
 			}
 		}
-		if r.problem != "" {
-			s += " (" + r.problem + ")"
+		if reason, _, _ := strings.Cut(r.problem, ":"); reason != "" {
+			s += " (" + reason + ")"
 		}
 		parts = append(parts, s)
 	}
