@@ -34,6 +34,9 @@ func (c *cluster) joinKubeEdge(ctx context.Context, p topology.Provider, say fun
 			if err := c.edgeContainer(joining, n.Name, name); err != nil {
 				return err
 			}
+			if err := c.containerdAlike(joining, name); err != nil {
+				return fmt.Errorf("containerd of edge node %s: %w", n.Name, err)
+			}
 			return c.load(joining, name, c.b.images.loadables(c.b.images.components), say)
 		})
 	}
@@ -108,18 +111,40 @@ func (c *cluster) edgeContainer(ctx context.Context, node, name string) error {
 	return nil
 }
 
+const containerdConfig = "/etc/containerd/config.toml"
+
+// containerdAlike gives an edge node's containerd the configuration of the cluster's own
+// node, which kind has fitted to this host.
+func (c *cluster) containerdAlike(ctx context.Context, container string) error {
+	want, err := c.b.engine.Exec(ctx, c.b.node(c.name), "cat", containerdConfig)
+	if err != nil {
+		return err
+	}
+	have, err := c.b.engine.Exec(ctx, container, "cat", containerdConfig)
+	if err != nil || have == want {
+		return err
+	}
+	if err := kubeedge.AwaitSystemd(ctx, c.b.engine, container); err != nil {
+		return err
+	}
+	if err := c.b.engine.WriteFile(ctx, container, containerdConfig, "0644", []byte(want+"\n")); err != nil {
+		return err
+	}
+	_, err = c.b.engine.Exec(ctx, container, "systemctl", "restart", "containerd.service")
+	return err
+}
+
 var sandboxImage = regexp.MustCompile(`(?m)^\s*(?:sandbox_image|sandbox)\s*=\s*['"]([^'"]+)['"]`)
 
 // pauseImage is the one that the node image brings along.
 func (c *cluster) pauseImage(ctx context.Context) (string, error) {
-	const file = "/etc/containerd/config.toml"
-	text, err := c.b.engine.Exec(ctx, c.b.node(c.name), "cat", file)
+	text, err := c.b.engine.Exec(ctx, c.b.node(c.name), "cat", containerdConfig)
 	if err != nil {
 		return "", err
 	}
 	m := sandboxImage.FindStringSubmatch(text)
 	if m == nil {
-		return "", fmt.Errorf("%s of the node image names no sandbox image", file)
+		return "", fmt.Errorf("%s of the node image names no sandbox image", containerdConfig)
 	}
 	return m[1], nil
 }

@@ -216,7 +216,7 @@ func (n Node) join(ctx context.Context, e *engine.Engine, say func(string)) erro
 		return nil
 	}
 	say(n.Name + ": waiting for systemd")
-	if err := n.awaitSystemd(ctx, e); err != nil {
+	if err := AwaitSystemd(ctx, e, n.Container); err != nil {
 		return err
 	}
 	config, err := n.Config()
@@ -248,17 +248,18 @@ func (n Node) join(ctx context.Context, e *engine.Engine, say func(string)) erro
 	return e.WriteFile(ctx, n.Container, stampFile, "0600", []byte(stamp))
 }
 
-func (n Node) awaitSystemd(ctx context.Context, e *engine.Engine) error {
+// AwaitSystemd waits until a container of the node image has come up as far as containerd.
+func AwaitSystemd(ctx context.Context, e *engine.Engine, container string) error {
 	var last string
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, 90*time.Second, true, func(ctx context.Context) (bool, error) {
 		var err error
-		if last, err = e.Exec(ctx, n.Container, "systemctl", "is-active", "containerd.service"); err != nil && last == "" {
+		if last, err = e.Exec(ctx, container, "systemctl", "is-active", "containerd.service"); err != nil && last == "" {
 			last = err.Error()
 		}
 		return last == "active", nil
 	})
 	if err != nil {
-		return fmt.Errorf("containerd in container %s is %s: %w", n.Container, last, err)
+		return fmt.Errorf("containerd in container %s is %s: %w", container, last, err)
 	}
 	return nil
 }
