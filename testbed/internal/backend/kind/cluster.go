@@ -26,7 +26,8 @@ import (
 // maxClusters is given by the ranges below.
 const maxClusters = 32
 
-// podRange and serviceRange are disjoint among the clusters of a testbed.
+// podRange and serviceRange are disjoint among the clusters of a testbed; package
+// testbed has the doctor look for the whole of both, 10.160.0.0/11 and 10.96.0.0/11.
 func podRange(n int) string     { return fmt.Sprintf("10.%d.0.0/16", 160+n) }
 func serviceRange(n int) string { return fmt.Sprintf("10.%d.0.0/16", 96+n) }
 

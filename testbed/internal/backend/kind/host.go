@@ -5,11 +5,9 @@ import (
 	"slices"
 
 	"github.com/fluidos-edge/testbed/internal/ociruntime"
+	"github.com/fluidos-edge/testbed/testbed/internal/doctor"
 	"github.com/fluidos-edge/testbed/testbed/internal/engine"
 )
-
-// RuntimeName is how engines know our OCI runtime.
-const RuntimeName = "testbed"
 
 // restricted tells whether this host lacks what privileged containers, and containerd in
 // them, want by default.
@@ -27,4 +25,4 @@ func restricted() bool {
 }
 
 // wrapped tells whether the engine's containers go through our runtime.
-func wrapped(e *engine.Engine) bool { return e.Info.DefaultRuntime == RuntimeName }
+func wrapped(e *engine.Engine) bool { return e.Info.DefaultRuntime == doctor.Runtime }

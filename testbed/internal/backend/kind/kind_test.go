@@ -106,7 +106,7 @@ func TestPodNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "conflist.golden", string(text)+"\n")
-	if _, err := kind.CNIConfig("here"); err == nil || !strings.Contains(err.Error(), `Pod range "here"`) {
+	if _, err := kind.CNIConfig("here"); err == nil || !strings.Contains(err.Error(), `range of Pods "here"`) {
 		t.Errorf("got %v, want the value named", err)
 	}
 	ranges := map[string]string{"a": "10.160.0.0/24", "b": "10.160.1.0/24", "c": "10.160.2.0/24"}

@@ -53,7 +53,7 @@ func (c *cluster) podNetwork(ctx context.Context, nodes map[string]string) error
 			return fmt.Errorf("node %s: %w", name, err)
 		}
 		if err := c.b.engine.WriteFile(ctx, nodes[name], conflist, "0644", list); err != nil {
-			return fmt.Errorf("Pod network of node %s: %w", name, err)
+			return fmt.Errorf("network of Pods on node %s: %w", name, err)
 		}
 		for _, r := range routes(name, ranges, addresses) {
 			if _, err := c.b.engine.Exec(ctx, nodes[name], append([]string{"ip", "route", "replace"}, r...)...); err != nil {
@@ -79,7 +79,7 @@ func routes(node string, ranges, addresses map[string]string) [][]string {
 func cniConfig(podCIDR string) ([]byte, error) {
 	prefix, err := netip.ParsePrefix(podCIDR)
 	if err != nil {
-		return nil, fmt.Errorf("Pod range %q: %w", podCIDR, err)
+		return nil, fmt.Errorf("range of Pods %q: %w", podCIDR, err)
 	}
 	type object = map[string]any
 	return json.MarshalIndent(object{

@@ -215,7 +215,7 @@ func (i Image) debian(ctx context.Context, dir string, say func(string)) (string
 		}},
 	})
 	if err != nil {
-		return "", &Error{Err: fmt.Errorf("Debian packages: %w", err), Remedy: "see that a Debian mirror can be reached, and that its keys are here (`apt-get install debian-archive-keyring`)"}
+		return "", &Error{Err: fmt.Errorf("packages of Debian: %w", err), Remedy: "see that a Debian mirror can be reached, and that its keys are here (`apt-get install debian-archive-keyring`)"}
 	}
 	return file, os.Rename(tmp, file)
 }
