@@ -145,6 +145,10 @@ func Check(name string, t *topology.Topology, external []string) *Problem {
 			if c := edgeContainer(name, p.Name, n.Name); len(c) > 63 {
 				return &Problem{Field: "providers[].edgeNodes[].name", Value: n.Name, Want: fmt.Sprintf("a name so short that container %s has at most 63 letters", c)}
 			}
+			// Helm's limit.
+			if r := backend.Mapper + "-" + n.Name; len(r) > 53 {
+				return &Problem{Field: "providers[].edgeNodes[].name", Value: n.Name, Want: fmt.Sprintf("a name so short that release %s has at most 53 letters", r)}
+			}
 		}
 	}
 	if len(backend.Clusters(t)) > maxClusters {

@@ -120,6 +120,8 @@ func TestPodNetwork(t *testing.T) {
 func TestCheck(t *testing.T) {
 	long := topology.Default()
 	long.Providers[0].EdgeNodes[0].Name = strings.Repeat("e", 60)
+	mapper := topology.Default()
+	mapper.Providers[0].Name, mapper.Providers[0].EdgeNodes[0].Name = "p", strings.Repeat("e", 47)
 	for _, tc := range []struct {
 		name, testbed string
 		top           *topology.Topology
@@ -129,6 +131,7 @@ func TestCheck(t *testing.T) {
 		{name: "the default one", testbed: "default", top: topology.Default()},
 		{name: "long name of a testbed", testbed: strings.Repeat("n", 40), top: topology.Default(), field: "name"},
 		{name: "long name of an edge node", testbed: "lab", top: long, field: "providers[].edgeNodes[].name"},
+		{name: "long name of a mapper's release", testbed: "x", top: mapper, field: "providers[].edgeNodes[].name"},
 		{name: "more clusters than ranges", testbed: "lab", top: topology.Custom(32, 1), field: "clusters"},
 		{name: "external", testbed: "lab", top: topology.Default(), external: []string{"provider-1/erm"}, field: "external"},
 	} {
