@@ -56,13 +56,21 @@ func (a *app) notUp(err error, what, fix string) error {
 	if err == nil || errors.Is(err, testbed.ErrAbsent) || errors.As(err, new(*testbed.InputError)) || errors.As(err, new(topology.Problems)) {
 		return err
 	}
-	message := err.Error()
-	var known interface{ Fix() string }
-	if errors.As(err, &known) {
-		fix = known.Fix()
-		message = strings.Replace(message, "\nfix: "+fix, "", 1)
+	message, known := remedy(err)
+	if known != "" {
+		fix = known
 	}
 	return &failure{exit: exitNotUp, code: "not-up", message: what + ": " + message, fix: fix, err: err}
+}
+
+// remedy takes an error and what its maker knows to do about it apart; "" if nothing.
+func remedy(err error) (message, fix string) {
+	var known interface{ Fix() string }
+	if !errors.As(err, &known) {
+		return err.Error(), ""
+	}
+	fix = known.Fix()
+	return strings.Replace(err.Error(), "\nfix: "+fix, "", 1), fix
 }
 
 // classify gives any error an exit code and a remedy.
@@ -97,7 +105,11 @@ func (a *app) classify(ctx context.Context, err error) *failure {
 	case errors.Is(err, testbed.ErrAbsent):
 		return &failure{exit: exitAbsent, code: "absent", message: "testbed " + a.name + " is not up", fix: "`" + a.command("up") + "`", err: err}
 	}
-	return &failure{exit: exitFailed, code: "failed", message: err.Error(), fix: "see `" + a.command("status") + "`; -v logs what is done", err: err}
+	message, fix := remedy(err)
+	if fix == "" {
+		fix = "see `" + a.command("status") + "`; -v logs what is done"
+	}
+	return &failure{exit: exitFailed, code: "failed", message: message, fix: fix, err: err}
 }
 
 // report writes a failure to stderr and returns its exit code.
