@@ -44,7 +44,7 @@ func fakeGo(fail func(argv []string) error) *command.Fake {
 			}
 		}
 		for _, a := range c.Argv {
-			if !strings.Contains(a, "/cmd/kube") && !strings.HasSuffix(a, "/server/v3") && !strings.HasSuffix(a, "/cmd/telegraf") && !strings.HasSuffix(a, "/cmd/influxd") {
+			if !strings.Contains(a, "/cmd/kube") && !strings.HasSuffix(a, "/server/v3") && !strings.HasSuffix(a, "/cmd/telegraf") && !strings.HasSuffix(a, "/cmd/influxd") && a != "github.com/coredns/coredns" {
 				continue
 			}
 			_, _ = fmt.Fprintf(c.Stderr, "go: downloading x v1\nfmt\n%s\n", a)
@@ -122,6 +122,44 @@ func TestBuild(t *testing.T) {
 	again := fakeGo(nil)
 	if _, err := (&gobuild.Builder{Cache: cache, Runner: again, Free: plenty}).Build(t.Context()); err != nil || len(again.Calls()) != 0 {
 		t.Errorf("second build: %d calls, %v", len(again.Calls()), err)
+	}
+}
+
+func TestGroups(t *testing.T) {
+	cache := t.TempDir()
+	full, err := gobuild.Node.Estimate(cache)
+	if err != nil || full < time.Minute {
+		t.Errorf("a build from nothing takes %s, %v", full, err)
+	}
+	run := fakeGo(nil)
+	var last gobuild.Progress
+	a, err := (&gobuild.Builder{Group: gobuild.Node, Cache: cache, Runner: run, Free: plenty, Progress: func(p gobuild.Progress) { last = p }}).Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"coredns", "kube-proxy", "kube-scheduler", "kubeadm", "kubelet"} {
+		if text, err := os.ReadFile(a.Path(n)); err != nil || !strings.HasPrefix(string(text), "program ") {
+			t.Errorf("%s: %q, %v", n, text, err)
+		}
+	}
+	if last.Done != 5 || last.Total != 5 || last.Fraction != 1 {
+		t.Errorf("last progress: %+v", last)
+	}
+	if left, err := gobuild.Node.Estimate(cache); err != nil || left != 0 {
+		t.Errorf("what is built takes %s, %v", left, err)
+	}
+	// Neither has anything of the other.
+	if _, missing, err := gobuild.Locate(cache); err != nil || len(missing) != len(binaries) {
+		t.Errorf("the embedded backend lacks %v, %v", missing, err)
+	}
+	run = fakeGo(nil)
+	if _, err := (&gobuild.Builder{Cache: cache, Runner: run, Free: plenty}).Build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range run.Calls() {
+		if argv := strings.Join(c.Argv, " "); strings.Contains(argv, "kubelet") || strings.Contains(argv, "coredns") {
+			t.Errorf("the embedded backend builds what it does not run: %s", argv)
+		}
 	}
 }
 
