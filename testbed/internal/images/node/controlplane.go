@@ -2,10 +2,10 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -15,12 +15,25 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/fluidos-edge/testbed/testbed/internal/command"
+	"github.com/fluidos-edge/testbed/testbed/internal/gobuild"
 	"github.com/fluidos-edge/testbed/testbed/internal/images"
 )
 
-const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// parts of an image, all of them files of this host.
+type parts struct {
+	own, beyond gobuild.Assets // the embedded backend's programs, and a node's
+	root        string         // Debian, as a tar
+	work        string         // folder that goes when the build ends
+	pause       string         // program
+	kind        string         // folder of kind's base files
+	refs        []string       // images that kubeadm asks for
+	archive     string         // those images
+}
 
 // controlPlane makes one archive of all images that kubeadm asks for, under the names
 // that it asks for.
@@ -47,8 +60,8 @@ func (i Image) refs(ctx context.Context, kubeadm string) ([]string, error) {
 
 // image of one program, by the name of its repository.
 func (p parts) image(tag name.Tag) (v1.Image, error) {
-	program := tag.RepositoryStr()[strings.LastIndex(tag.RepositoryStr(), "/")+1:]
-	file, cfg := "", images.Config{Env: []string{path}}
+	program := filepath.Base(tag.RepositoryStr())
+	file, cfg := "", images.Config{Env: []string{searchPath}}
 	switch program {
 	case "kube-apiserver", "kube-controller-manager", "etcd":
 		file = p.own.Path(program)
@@ -65,47 +78,72 @@ func (p parts) image(tag name.Tag) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := images.Assemble([]images.File{
+	img, err := images.Assemble([]images.File{
 		{Path: "/usr/local/bin/" + program, Source: file, Mode: 0o755},
 		{Path: "/tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
 	}, cfg)
-	if err != nil || program != "kube-proxy" {
-		return own, err
+	if err != nil {
+		return nil, err
 	}
-	return p.onDebian(own)
+	var below []v1.Layer
+	if program == "kube-proxy" {
+		l, err := p.tools()
+		if err != nil {
+			return nil, err
+		}
+		below = append(below, l)
+	}
+	return packed(img, below...)
 }
 
-// onDebian puts an image on the Debian root: kube-proxy runs iptables.
-func (p parts) onDebian(top v1.Image) (v1.Image, error) {
-	root, err := tarball.LayerFromFile(p.root, tarball.WithCompression(compression.GZip), tarball.WithCompressionLevel(1))
+// tools is a layer with what kube-proxy runs: a tenth of the root.
+func (p parts) tools() (v1.Layer, error) {
+	root, err := os.Open(p.root)
 	if err != nil {
 		return nil, err
 	}
-	layers, err := top.Layers()
+	defer root.Close()
+	out, err := os.Create(filepath.Join(p.work, "tools.tar"))
 	if err != nil {
 		return nil, err
 	}
-	img, err := mutate.AppendLayers(empty.Image, append([]v1.Layer{root}, layers...)...)
+	if err := errors.Join(subset(out, root, proxyPackages), out.Close()); err != nil {
+		return nil, err
+	}
+	return tarball.LayerFromFile(out.Name(), compressed...)
+}
+
+// compressed: the engine copies all images of a node whenever it makes one, also for
+// nodes that run few of them, and a node unpacks each once. So they are small, by what
+// is quickly unpacked.
+var compressed = []tarball.LayerOption{tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd)}
+
+// packed is an image with its layers compressed, on top of others.
+func packed(img v1.Image, below ...v1.Layer) (v1.Image, error) {
+	layers, err := img.Layers()
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := top.ConfigFile()
+	for _, l := range layers {
+		c, err := tarball.LayerFromOpener(l.Uncompressed, compressed...)
+		if err != nil {
+			return nil, err
+		}
+		below = append(below, c)
+	}
+	out, err := mutate.AppendLayers(empty.Image, below...)
 	if err != nil {
 		return nil, err
 	}
-	now, err := img.ConfigFile()
+	was, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	now, err := out.ConfigFile()
 	if err != nil {
 		return nil, err
 	}
 	now = now.DeepCopy()
-	now.OS, now.Architecture, now.Config = cfg.OS, cfg.Architecture, cfg.Config
-	return mutate.ConfigFile(img, now)
-}
-
-func hash(parts ...string) string {
-	h := sha256.New()
-	for _, p := range parts {
-		fmt.Fprintf(h, "%d %s ", len(p), p)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:6])
+	now.OS, now.Architecture, now.Created, now.Config = was.OS, was.Architecture, was.Created, was.Config
+	return mutate.ConfigFile(out, now)
 }
