@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,9 +20,9 @@ import (
 	"github.com/fluidos-edge/testbed/testbed/internal/images/node"
 )
 
-// built is the image, made for real: TESTBED_KIND=1 says that it may be, and
-// TESTBED_BUILD_CACHE where the parts are kept. TESTBED_NODE_IMAGE names another.
-func built(t *testing.T) (*engine.Engine, string) {
+// image is made for real: TESTBED_KIND=1 says that it may be, and TESTBED_BUILD_CACHE
+// where the parts are kept.
+func image(t *testing.T) (*engine.Engine, node.Image) {
 	t.Helper()
 	cache := os.Getenv("TESTBED_BUILD_CACHE")
 	if os.Getenv("TESTBED_KIND") == "" || cache == "" {
@@ -31,10 +32,16 @@ func built(t *testing.T) (*engine.Engine, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e, node.Image{Cache: cache, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+}
+
+// built is the image in the engine; TESTBED_NODE_IMAGE names another.
+func built(t *testing.T) (*engine.Engine, string) {
+	t.Helper()
+	e, i := image(t)
 	if other := os.Getenv("TESTBED_NODE_IMAGE"); other != "" {
 		return e, other
 	}
-	i := node.Image{Cache: cache, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	ref, err := i.Ref()
 	if err != nil {
 		t.Fatal(err)
@@ -46,18 +53,40 @@ func built(t *testing.T) (*engine.Engine, string) {
 	if err := i.Make(t.Context(), e, func(s string) { t.Log(time.Since(began).Round(time.Second), s) }); err != nil {
 		t.Fatal(err)
 	}
-	for what, args := range map[string][]string{
-		"containers": {"ps", "--all", "--quiet", "--filter", "label=testbed.fluidos.eu/build=node", "--filter", "label=testbed.fluidos.eu/build.cache=" + cache},
-		"images":     {"images", "--quiet", "--filter", "label=testbed.fluidos.eu/build=node", "--filter", "label=testbed.fluidos.eu/build.cache=" + cache},
-	} {
-		if left, err := e.Output(t.Context(), args...); err != nil || left != "" {
-			t.Errorf("%s are left: %s, %v", what, left, err)
+	nothingLeft(t, e, i.Cache)
+	return e, ref
+}
+
+// nothingLeft holds after each build.
+func nothingLeft(t *testing.T, e *engine.Engine, cache string) {
+	t.Helper()
+	mine := []string{"--quiet", "--filter", "label=testbed.fluidos.eu/build=node", "--filter", "label=testbed.fluidos.eu/build.cache=" + cache}
+	for _, args := range [][]string{{"ps", "--all"}, {"images"}} {
+		if left, err := e.Output(t.Context(), append(args, mine...)...); err != nil || left != "" {
+			t.Errorf("%v: %s is left, %v", args, left, err)
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(cache, "node", ".build-*")); len(left) > 0 {
 		t.Errorf("files are left: %v", left)
 	}
-	return e, ref
+}
+
+func TestCancelledBuildLeavesNothing(t *testing.T) {
+	e, i := image(t)
+	built(t) // the parts
+	for _, at := range []string{"root of the node", "files of the node", "images into the node"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		err := i.Make(ctx, e, func(s string) {
+			if strings.Contains(s, at) {
+				time.AfterFunc(time.Second, cancel) // while its command runs
+			}
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled at %s: %v", at, err)
+		}
+		nothingLeft(t, e, i.Cache)
+	}
 }
 
 // until waits for a command in a container to succeed and say what it should.
