@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -25,6 +26,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -53,6 +55,19 @@ const (
 	unitFile   = "/etc/systemd/system/edgecore.service"
 	stampFile  = "/etc/kubeedge/testbed.sha256"
 	unit       = "edgecore.service"
+
+	// certificateFile and kubeletPort are EdgeCore's defaults.
+	certificateFile = "/etc/kubeedge/certs/server.crt"
+	kubeletPort     = 10350
+
+	tokenSecret = "tokensecret"
+
+	// upWithin and endings bound how long EdgeCore may take, and how often it may end.
+	upWithin = time.Minute
+	endings  = 5
+
+	// How long until nodes are looked at again.
+	lookWatched, lookUnwatched = 5 * time.Second, 250 * time.Millisecond
 )
 
 // CloudCore is what differs among installations of charts/cloudcore.
@@ -117,6 +132,7 @@ type websocket struct {
 
 type edged struct {
 	HostnameOverride      string            `json:"hostnameOverride"`
+	ReportEvent           bool              `json:"reportEvent"`
 	NodeLabels            map[string]string `json:"nodeLabels"`
 	PodSandboxImage       string            `json:"podSandboxImage"`
 	RegisterSchedulable   bool              `json:"registerSchedulable"`
@@ -124,7 +140,9 @@ type edged struct {
 }
 
 type kubeletConfig struct {
-	CgroupDriver string `json:"cgroupDriver"`
+	CgroupDriver                string            `json:"cgroupDriver"`
+	EvictionHard                map[string]string `json:"evictionHard"`
+	ImageGCHighThresholdPercent int               `json:"imageGCHighThresholdPercent"`
 }
 
 type eventBus struct {
@@ -142,6 +160,11 @@ var labels = map[string]string{
 	"node-role.fluidos.eu/edge-worker": "true",
 }
 
+// neverForDisk leaves what else a node evicts for, memory, as it is by default.
+var neverForDisk = map[string]string{
+	"nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+}
+
 // Config is the node's edgecore.yaml.
 func (n Node) Config() ([]byte, error) {
 	at := func(port int) string { return net.JoinHostPort(n.CloudCore, strconv.Itoa(port)) }
@@ -153,9 +176,16 @@ func (n Node) Config() ([]byte, error) {
 				WebSocket: websocket{Enable: true, Server: at(websocketPort), HandshakeTimeout: 30, ReadDeadline: 15, WriteDeadline: 15},
 			},
 			Edged: edged{
+				// Events tell why a Pod does not come up: there are no logs of this node in the API.
+				ReportEvent:      true,
 				HostnameOverride: n.Name, NodeLabels: labels, PodSandboxImage: n.PauseImage, RegisterSchedulable: true,
-				// As the node image's containerd has it.
-				TailoredKubeletConfig: kubeletConfig{CgroupDriver: "systemd"},
+				TailoredKubeletConfig: kubeletConfig{
+					CgroupDriver: "systemd", // as the node image's containerd has it
+					// As kind has it: the disk is the host's. However full it is, no Pod is to be
+					// thrown out, nor an image that nobody could pull again.
+					EvictionHard:                neverForDisk,
+					ImageGCHighThresholdPercent: 100,
+				},
 			},
 			// 0 is the broker of its own, on loopback, without passwords.
 			EventBus:   eventBus{MQTTMode: 0, MQTTServerInternal: "tcp://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(BrokerPort))},
@@ -183,22 +213,27 @@ WantedBy=multi-user.target
 // stamp changes whenever EdgeCore has to be started anew. The token does not count:
 // CloudCore changes it twice a day, and a node that has its certificate never shows it again.
 func (n Node) stamp() (string, error) {
-	info, err := os.Stat(n.EdgeCore)
+	sum := sha256.New()
+	program, err := os.Open(n.EdgeCore)
 	if err != nil {
 		return "", err
 	}
-	without := n
-	without.Token = ""
-	config, err := without.Config()
+	defer program.Close()
+	if _, err := io.Copy(sum, program); err != nil {
+		return "", err
+	}
+	n.Token = ""
+	config, err := n.Config()
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%d", config, service, n.EdgeCore, info.Size()))
-	return hex.EncodeToString(sum[:]), nil
+	fmt.Fprintf(sum, "\x00%s\x00%s", config, service)
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // Join makes the container an edge node: EdgeCore in the place of the kubelet. It
-// returns once systemd says that it runs; whether the node becomes Ready is AwaitReady's.
+// returns once EdgeCore is up and has its certificate; whether the node becomes Ready
+// is AwaitReady's.
 func Join(ctx context.Context, e *engine.Engine, n Node, say func(string)) error {
 	if err := n.join(ctx, e, say); err != nil {
 		return fmt.Errorf("edge node %s: %w", n.Name, err)
@@ -224,8 +259,13 @@ func (n Node) join(ctx context.Context, e *engine.Engine, say func(string)) erro
 		return err
 	}
 	say(n.Name + ": EdgeCore")
-	if _, err := e.Exec(ctx, n.Container, "systemctl", "disable", "--now", "kubelet.service"); err != nil {
-		return err
+	for _, argv := range [][]string{
+		{"rm", "-f", stampFile}, // what a join that ends halfway leaves is nobody's
+		{"systemctl", "disable", "--now", "kubelet.service"},
+	} {
+		if _, err := e.Exec(ctx, n.Container, argv...); err != nil {
+			return err
+		}
 	}
 	program, err := os.Open(n.EdgeCore)
 	if err != nil {
@@ -235,15 +275,19 @@ func (n Node) join(ctx context.Context, e *engine.Engine, say func(string)) erro
 	if _, err := e.Pipe(ctx, program, n.Container, "install", "-D", "-m", "0755", "/dev/stdin", EdgeCorePath); err != nil {
 		return err
 	}
-	for file, content := range map[string][]byte{configFile: config, unitFile: []byte(service)} {
-		if err := e.WriteFile(ctx, n.Container, file, "0600", content); err != nil {
-			return err
-		}
+	if err := e.WriteFile(ctx, n.Container, configFile, "0600", config); err != nil {
+		return err
+	}
+	if err := e.WriteFile(ctx, n.Container, unitFile, "0644", []byte(service)); err != nil {
+		return err
 	}
 	for _, argv := range [][]string{{"daemon-reload"}, {"enable", unit}, {"restart", unit}} {
 		if _, err := e.Exec(ctx, n.Container, append([]string{"systemctl"}, argv...)...); err != nil {
 			return errors.Join(err, n.journal(ctx, e))
 		}
+	}
+	if err := n.awaitUp(ctx, e); err != nil {
+		return errors.Join(err, n.journal(ctx, e))
 	}
 	return e.WriteFile(ctx, n.Container, stampFile, "0600", []byte(stamp))
 }
@@ -264,6 +308,41 @@ func AwaitSystemd(ctx context.Context, e *engine.Engine, container string) error
 	return nil
 }
 
+// awaitUp waits until EdgeCore has its certificate and its kubelet listens: systemd calls
+// EdgeCore active before it has read its configuration, and again between two failures.
+func (n Node) awaitUp(ctx context.Context, e *engine.Engine) error {
+	var last string
+	err := wait.PollUntilContextTimeout(ctx, 250*time.Millisecond, upWithin, true, func(ctx context.Context) (bool, error) {
+		ended, err := e.Exec(ctx, n.Container, "systemctl", "show", "--property", "NRestarts", "--value", unit)
+		if err != nil {
+			return false, lastly(ctx, &last, err.Error())
+		}
+		if times, err := strconv.Atoi(ended); err == nil && times >= endings {
+			return false, fmt.Errorf("EdgeCore has ended %d times", times)
+		}
+		if _, err := e.Exec(ctx, n.Container, "test", "-s", certificateFile); err != nil {
+			return false, lastly(ctx, &last, "it has no certificate of CloudCore's")
+		}
+		listeners, err := e.Exec(ctx, n.Container, "ss", "--no-header", "--listening", "--tcp", "--numeric", "src", "127.0.0.1:"+strconv.Itoa(kubeletPort))
+		if err != nil || listeners == "" {
+			return false, lastly(ctx, &last, "its kubelet does not listen")
+		}
+		return true, nil
+	})
+	if err != nil && last != "" {
+		return fmt.Errorf("EdgeCore is not up, %s: %w", last, err)
+	}
+	return err
+}
+
+// lastly keeps what was last seen, unless it was seen because the time was up.
+func lastly(ctx context.Context, last *string, seen string) error {
+	if ctx.Err() == nil {
+		*last = seen
+	}
+	return nil
+}
+
 // journal is the end of EdgeCore's log, as an error.
 func (n Node) journal(ctx context.Context, e *engine.Engine) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -277,39 +356,64 @@ func (n Node) journal(ctx context.Context, e *engine.Engine) error {
 
 // Token is what edge nodes get their certificate by; CloudCore makes it.
 func Token(ctx context.Context, c client.Client) (string, error) {
-	var token string
-	var last error
+	var token, last string
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, 90*time.Second, true, func(ctx context.Context) (bool, error) {
 		var s corev1.Secret
-		last = c.Get(ctx, client.ObjectKey{Namespace: Namespace, Name: "tokensecret"}, &s)
+		if err := c.Get(ctx, client.ObjectKey{Namespace: Namespace, Name: tokenSecret}, &s); err != nil {
+			return false, lastly(ctx, &last, err.Error())
+		}
 		token = string(s.Data["tokendata"])
-		return last == nil && token != "", nil
+		return token != "", lastly(ctx, &last, "it has no tokendata")
 	})
 	if err != nil {
-		return "", fmt.Errorf("CloudCore has made no token (Secret %s/tokensecret): %w", Namespace, errors.Join(last, err))
+		return "", fmt.Errorf("CloudCore has made no token in Secret %s/%s (%s): %w", Namespace, tokenSecret, last, err)
 	}
 	return token, nil
 }
 
-// AwaitReady waits until all nodes are Ready.
+// AwaitReady waits until all nodes are Ready. It looks whenever a Node changes if the
+// client can watch, and after a while all the same: a watch may end, or see nothing.
 func AwaitReady(ctx context.Context, c client.Client, nodes []string, say func(string)) error {
-	var missing []string
-	err := wait.PollUntilContextCancel(ctx, 250*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+	var missing, said string
+	var changes <-chan watch.Event
+	for {
+		if w, ok := c.(client.WithWatch); ok && changes == nil {
+			if i, err := w.Watch(ctx, &corev1.NodeList{}); err == nil {
+				defer i.Stop()
+				changes = i.ResultChan()
+			}
+		}
 		var list corev1.NodeList
-		if err := c.List(ctx, &list); err != nil {
-			missing = []string{err.Error()} // it may be about to answer
-			return false, nil
+		switch err := c.List(ctx, &list); {
+		case err == nil:
+			missing = strings.Join(notReady(list.Items, nodes), ", ")
+			if missing == "" {
+				return nil
+			}
+		case ctx.Err() == nil:
+			missing = err.Error() // it may be about to answer
 		}
-		missing = notReady(list.Items, nodes)
-		if len(missing) > 0 {
-			say("waiting for " + strings.Join(missing, ", "))
+		if missing != said {
+			said = missing
+			say("waiting for " + missing)
 		}
-		return len(missing) == 0, nil
-	})
-	if err != nil {
-		return fmt.Errorf("edge nodes are not Ready: %s: %w", strings.Join(missing, ", "), context.Cause(ctx))
+		again := lookUnwatched
+		if changes != nil {
+			again = lookWatched
+		}
+		timer := time.NewTimer(again)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("edge nodes are not Ready: %s: %w", missing, context.Cause(ctx))
+		case _, ok := <-changes:
+			if !ok {
+				changes = nil
+			}
+		case <-timer.C:
+		}
+		timer.Stop()
 	}
-	return nil
 }
 
 // notReady says of each node that is not Ready what it is.
