@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 )
@@ -117,8 +118,17 @@ func (e *edge) publish(topic string, payload []byte) {
 		return
 	}
 	e.counts.queued.Add(1)
-	e.queue = append(e.queue, message{topic: topic, payload: bytes.Clone(payload), offline: !e.connected})
+	e.queue = append(e.queue, message{topic: topic, payload: asText(payload), offline: !e.connected})
 	e.drain()
+}
+
+// asText copies a payload as EdgeHub uploads it: each byte that is not UTF-8
+// becomes U+FFFD.
+func asText(payload []byte) []byte {
+	if utf8.Valid(payload) {
+		return bytes.Clone(payload)
+	}
+	return []byte(string([]rune(string(payload))))
 }
 
 func (e *edge) subscribed(topic string) bool {

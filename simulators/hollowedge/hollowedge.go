@@ -15,7 +15,7 @@
 //     finds no listener.
 //   - A listener's key is (node_name, namespace, topic), cleaned as a path: "/a"
 //     and "a" are one. Of two Rules with one key the last wins; deleting either
-//     silences both. Topics that begin with "user/" or "volume/" go elsewhere.
+//     silences both. Topics that begin with "volume/" go elsewhere.
 //   - Updates of Rules and RuleEndpoints are ignored. Delete and create within
 //     one gap of the watch arrive as an update, and so are ignored too.
 //   - A Rule captures its target when it is added. If its source endpoint is
@@ -33,9 +33,10 @@
 //     and come out in no order; the one that EdgeHub tries to send first after
 //     the cut is lost; what waits is lost with the process. After a cut, EdgeHub
 //     tries again every 30 s.
-//   - POST with the payload byte for byte, no Content-Type, a connection for each
-//     message, a goroutine for each message, no order, no retry, any status is
-//     fine. An empty payload is not posted.
+//   - POST with the payload byte for byte if it is UTF-8; else each byte that is
+//     not becomes U+FFFD. No Content-Type, a connection for each message, a
+//     goroutine for each message, no order, no retry, any status is fine.
+//     Redirects are followed. An empty payload is not posted.
 //   - A Node is registered once, at start, and left at shutdown. Leases are
 //     renewed while the process lives and the node is connected; the rest is the
 //     node lifecycle controller's.
@@ -47,6 +48,8 @@
 // subscriptions are not kept over a restart, but all nodes connect before the
 // Rules are read, so that each Rule that exists subscribes again; a hollow node
 // says that it is one (kubeletVersion) and takes no pods.
+//
+// What real KubeEdge did when it was tried is in conformance/testdata.
 //
 // Invariant, for each node and at any time: published = forwarded + dropped (by
 // reason) + queued + being forwarded. /metrics tells each.

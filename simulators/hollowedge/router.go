@@ -309,9 +309,9 @@ func (ro *router) message(e *edge, m message) {
 	}
 }
 
-// taken tells whether a topic "<namespace>/user/..." or "<namespace>/volume/..."
-// is for another part of KubeEdge.
+// taken tells whether a topic "<namespace>/volume/..." is for another part of
+// KubeEdge.
 func taken(topic string) bool {
 	_, rest, _ := strings.Cut(topic, "/")
-	return strings.HasPrefix(rest, "user/") || strings.HasPrefix(rest, "volume/")
+	return strings.HasPrefix(rest, "volume/")
 }
