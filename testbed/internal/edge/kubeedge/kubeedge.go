@@ -25,6 +25,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -369,6 +370,30 @@ func Token(ctx context.Context, c client.Client) (string, error) {
 		return "", fmt.Errorf("CloudCore has made no token in Secret %s/%s (%s): %w", Namespace, tokenSecret, last, err)
 	}
 	return token, nil
+}
+
+// Forget removes what the cluster holds of an edge node whose container is made anew: its
+// Node and its Pods. CloudCore takes a node of a known name to have all that it was ever
+// sent, so nothing would run there, while the Pods of the lost one seem to.
+func Forget(ctx context.Context, c client.Client, node string) error {
+	err := c.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("edge node %s: %w", node, err)
+	}
+	var pods corev1.PodList
+	if err := c.List(ctx, &pods); err != nil {
+		return fmt.Errorf("Pods of edge node %s: %w", node, err)
+	}
+	for _, p := range pods.Items {
+		if p.Spec.NodeName != node {
+			continue
+		}
+		// Nobody is left to say that it has ended.
+		if err := c.Delete(ctx, &p, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("Pod %s/%s of edge node %s: %w", p.Namespace, p.Name, node, err)
+		}
+	}
+	return nil
 }
 
 // AwaitReady waits until all nodes are Ready. It looks whenever a Node changes if the

@@ -251,6 +251,34 @@ func TestToken(t *testing.T) {
 	}
 }
 
+func TestForget(t *testing.T) {
+	pod := func(name, node string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "fluidos", Name: name}, Spec: corev1.PodSpec{NodeName: node}}
+	}
+	c := fake.NewClientBuilder().WithObjects(ready("a", corev1.ConditionTrue), ready("b", corev1.ConditionTrue),
+		pod("of-a", "a"), pod("of-b", "b"), pod("waiting", "")).Build()
+	for range 2 { // the second time there is nothing
+		if err := kubeedge.Forget(t.Context(), c, "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var nodes corev1.NodeList
+	var pods corev1.PodList
+	if err := errors.Join(c.List(t.Context(), &nodes), c.List(t.Context(), &pods)); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, n := range nodes.Items {
+		left = append(left, n.Name)
+	}
+	for _, p := range pods.Items {
+		left = append(left, p.Name)
+	}
+	if diff := cmp.Diff([]string{"b", "of-b", "waiting"}, left); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestNotReady(t *testing.T) {
 	got := kubeedge.NotReady([]corev1.Node{*ready("a", corev1.ConditionTrue), *ready("b", corev1.ConditionFalse), {ObjectMeta: metav1.ObjectMeta{Name: "c"}}},
 		[]string{"a", "b", "c", "d"})
