@@ -88,7 +88,7 @@ func Client(kubeconfig string) (client.Client, error) {
 	cfg.Timeout = 30 * time.Second
 	// The server's deprecation warnings concern developers, not users.
 	cfg.WarningHandler = rest.NoWarnings{}
-	return client.New(cfg, client.Options{Scheme: NewScheme()})
+	return client.NewWithWatch(cfg, client.Options{Scheme: NewScheme()})
 }
 
 // Identity of a provider as a FLUIDOS node.

@@ -149,13 +149,13 @@ func (h *handle) defineOne(ctx context.Context, info *resource.Info) error {
 		if err != nil || !ok {
 			return false, err
 		}
-		conditions, _, err := unstructured.NestedSlice(u.Object, "status", "conditions")
+		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions") // null at first
 		for _, c := range conditions {
 			if c, ok := c.(map[string]any); ok && c["type"] == "Established" && c["status"] == "True" {
 				return true, nil
 			}
 		}
-		return false, err
+		return false, nil
 	})
 }
 

@@ -91,6 +91,9 @@ func (c *cluster) edgeContainer(ctx context.Context, node, name string) error {
 		}
 		return err
 	}
+	if err := kubeedge.Forget(ctx, c.client, node); err != nil {
+		return err
+	}
 	l := c.b.Layout()
 	logs := c.b.podLogs(c.name, node)
 	if err := os.MkdirAll(logs, 0o700); err != nil {

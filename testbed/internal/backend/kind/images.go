@@ -102,7 +102,7 @@ func (i Images) node(e *engine.Engine) (images.Wanted, error) {
 	if err != nil {
 		return w, err
 	}
-	w.Build = &images.Build{Ref: ref, Estimate: node.Estimate, Make: func(ctx context.Context, say func(string)) error {
+	w.Build = &images.Build{Ref: ref, Estimate: build.Estimate(), Make: func(ctx context.Context, say func(string)) error {
 		return build.Make(ctx, e, say)
 	}}
 	return w, nil
