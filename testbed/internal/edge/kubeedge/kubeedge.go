@@ -382,7 +382,7 @@ func Forget(ctx context.Context, c client.Client, node string) error {
 	}
 	var pods corev1.PodList
 	if err := c.List(ctx, &pods); err != nil {
-		return fmt.Errorf("Pods of edge node %s: %w", node, err)
+		return fmt.Errorf("list Pods of edge node %s: %w", node, err)
 	}
 	for _, p := range pods.Items {
 		if p.Spec.NodeName != node {
@@ -390,7 +390,7 @@ func Forget(ctx context.Context, c client.Client, node string) error {
 		}
 		// Nobody is left to say that it has ended.
 		if err := c.Delete(ctx, &p, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("Pod %s/%s of edge node %s: %w", p.Namespace, p.Name, node, err)
+			return fmt.Errorf("delete Pod %s/%s of edge node %s: %w", p.Namespace, p.Name, node, err)
 		}
 	}
 	return nil
