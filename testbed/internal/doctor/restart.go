@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -108,6 +109,10 @@ func (v *view) restart(ctx context.Context, wantRuntime bool, changed func(strin
 	default:
 		file, err := v.LookPath(daemonProgram)
 		if err != nil {
+			return err
+		}
+		// What an engine that was killed left: its number may be somebody else's by now.
+		if err := os.Remove(v.path(v.PIDFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		cmd := exec.Command(file)
