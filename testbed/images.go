@@ -26,14 +26,7 @@ type Image struct {
 
 // Images lists what a testbed on kind needs, and what of it is here. It writes nothing.
 func Images(ctx context.Context, o Options) ([]Image, error) {
-	if err := o.normalize(); err != nil {
-		return nil, err
-	}
-	i, err := imagesOf(&o)
-	if err != nil {
-		return nil, err
-	}
-	e, err := engine.Find(ctx, command.Local{})
+	i, e, err := imagesOf(ctx, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -47,14 +40,7 @@ func Images(ctx context.Context, o Options) ([]Image, error) {
 
 // BuildNodeImage builds the image of kind's nodes, unless the engine has it.
 func BuildNodeImage(ctx context.Context, o Options) (*Image, error) {
-	if err := o.normalize(); err != nil {
-		return nil, err
-	}
-	i, err := imagesOf(&o)
-	if err != nil {
-		return nil, err
-	}
-	e, err := engine.Find(ctx, command.Local{})
+	i, e, err := imagesOf(ctx, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +54,17 @@ func BuildNodeImage(ctx context.Context, o Options) (*Image, error) {
 	return image, err
 }
 
-func imagesOf(o *Options) (kind.Images, error) {
+// imagesOf is where images may come from, and the engine that is there.
+func imagesOf(ctx context.Context, o *Options) (kind.Images, *engine.Engine, error) {
+	if err := o.normalize(); err != nil {
+		return kind.Images{}, nil, err
+	}
 	var err error
 	if o.BinDir, err = findBinaries(o.BinDir); err != nil {
-		return kind.Images{}, err
+		return kind.Images{}, nil, err
 	}
-	return kind.Images{Archives: o.Images, Cache: state.Cache(), Edge: o.Edge, BinDir: o.BinDir, Assets: buildAssets(*o)}, nil
+	e, err := engine.Find(ctx, command.Local{})
+	return kind.Images{Archives: o.Images, Cache: state.Cache(), Log: o.Log, Edge: o.Edge, BinDir: o.BinDir, Assets: buildAssets(*o)}, e, err
 }
 
 func buildAssets(o Options) func(context.Context, func(gobuild.Progress)) (gobuild.Assets, error) {

@@ -208,6 +208,18 @@ func (a *app) options() testbed.Options {
 	return o
 }
 
+// work runs what takes its time under --timeout, with progress.
+func (a *app) work(ctx context.Context, run func(context.Context, testbed.Options) error) error {
+	ctx, cancel := a.deadline(ctx)
+	defer cancel()
+	p := a.progress()
+	o := a.options()
+	o.Progress = p.tell
+	err := run(ctx, o)
+	p.end()
+	return caused(ctx, err)
+}
+
 // command is this program as a user would type it for the same testbed.
 func (a *app) command(args string) string {
 	if a.name != testbed.DefaultName {

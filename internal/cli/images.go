@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 
 	"github.com/spf13/cobra"
 
@@ -38,21 +39,19 @@ func (a *app) imagesCommand() *cobra.Command {
 		Use:   "build node",
 		Short: "Build the image of kind's nodes, for hosts without a registry",
 		Long: `build makes the image of kind's nodes out of Debian packages and Go modules, unless the
-engine has it. The first time takes about ten minutes on two cores; an interrupted build continues.`,
+engine has it. The first time takes ten to twenty minutes on two cores; an interrupted build continues.`,
 		Args:      exactly("node"),
 		ValidArgs: []string{"node"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] != "node" {
 				return usage("run `testbed images build node`", "images build: there is no image %q to build", args[0])
 			}
-			ctx, cancel := a.deadline(cmd.Context())
-			defer cancel()
-			p := a.progress()
-			o := a.options()
-			o.Progress = p.tell
-			image, err := a.buildNode(ctx, o)
-			p.end()
-			if err = a.notUp(caused(ctx, err), "the node image could not be built", "read what is said above; `testbed images build node` continues"); err != nil {
+			var image *testbed.Image
+			err := a.work(cmd.Context(), func(ctx context.Context, o testbed.Options) (err error) {
+				image, err = a.buildNode(ctx, o)
+				return err
+			})
+			if err = a.notUp(err, "the node image could not be built", "read what is said above; `testbed images build node` continues"); err != nil {
 				return err
 			}
 			if a.json() {
@@ -72,15 +71,13 @@ func (a *app) cacheCommand() *cobra.Command {
 		Long:  "prune removes the cache, and the images in the container engine that were built for testbeds.\nIt refuses while a testbed is there. The next `up` builds anew, which takes some minutes.",
 		Args:  exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.deadline(cmd.Context())
-			defer cancel()
-			p := a.progress()
-			o := a.options()
-			o.Progress = p.tell
-			bytes, err := a.prune(ctx, o)
-			p.end()
+			var bytes int64
+			err := a.work(cmd.Context(), func(ctx context.Context, o testbed.Options) (err error) {
+				bytes, err = a.prune(ctx, o)
+				return err
+			})
 			if err != nil {
-				return caused(ctx, err)
+				return err
 			}
 			if a.json() {
 				return a.printJSON(map[string]int64{"bytes": bytes})

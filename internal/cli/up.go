@@ -246,13 +246,7 @@ func (a *app) downCommand() *cobra.Command {
 		Short: "Remove a testbed: processes and files, all but caches",
 		Args:  exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.deadline(cmd.Context())
-			defer cancel()
-			p := a.progress()
-			o := a.options()
-			o.Progress = p.tell
-			err := caused(ctx, a.down(ctx, o))
-			p.end()
+			err := a.work(cmd.Context(), a.down)
 			if errors.Is(err, testbed.ErrAbsent) {
 				return &failure{exit: exitAbsent, code: "absent", message: "testbed " + a.name + " is not up", fix: "nothing: there is nothing to remove", err: err}
 			}
@@ -316,14 +310,8 @@ func (a *app) assetsCommand() *cobra.Command {
 cache. An interrupted build continues where it was; two at once do not disturb each other. The result is the folder.`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.deadline(cmd.Context())
-			defer cancel()
-			p := a.progress()
-			o := a.options()
-			o.Progress = p.tell
-			err := a.buildAssets(ctx, o)
-			p.end()
-			if err := a.notUp(caused(ctx, err), "assets could not be built", "read what the compiler says; `testbed assets build` continues"); err != nil {
+			err := a.work(cmd.Context(), a.buildAssets)
+			if err := a.notUp(err, "assets could not be built", "read what the compiler says; `testbed assets build` continues"); err != nil {
 				return err
 			}
 			kubectl, err := a.kubectl()
