@@ -263,7 +263,7 @@ func (p *planner) observe(w world, nodes map[string]*corev1.Node) []*ruleMemory 
 			n := count[m.sensor]
 			before, known := m.arrivals[instance]
 			grown = grown || known && n > before
-			m.arrivals[instance] = n
+			m.arrivals[instance] = max(n, before) // answers may overtake one another
 		}
 		if grown {
 			m.confirmed = true
@@ -286,8 +286,8 @@ func (p *planner) remember(r rules.Rule, now time.Time) *ruleMemory {
 	return m
 }
 
-// created tells the planner about a Rule that it planned in this world: what
-// arrived before does not confirm it.
+// created tells the planner about a Rule that was made just after the relays of this
+// world were asked: what arrived before does not confirm it.
 func (p *planner) created(r rules.Rule, w world) {
 	m := p.remember(r, w.now)
 	m.created = w.now

@@ -503,6 +503,24 @@ func TestPlanSelection(t *testing.T) {
 	})
 }
 
+// An answer that was overtaken by a later one takes nothing back: the samples that
+// came before a Rule was made do not confirm it when they are told again.
+func TestPlanOvertakenAnswer(t *testing.T) {
+	s := newSim()
+	s.offer(1, "edge-1", "12")
+	s.arrivals[keyFor(1)] = 3
+	s.ask("x", "16ms")
+	s.settle(2 * time.Second)
+	for _, told := range []int64{2, 3} {
+		s.arrivals[keyFor(1)] = told
+		s.step()
+		expect(t, s.ready(0), "SensorsNotArrived: 1 of 1 sensors have not arrived yet: d-1/p")
+	}
+	s.arrivals[keyFor(1)] = 4
+	s.step()
+	expect(t, s.ready(0), "Served: 1 sensors arrive, 1 endpoints are served")
+}
+
 // Of two replicas, arrivals at either count, both must serve, and totals add up.
 func TestPlanReplicas(t *testing.T) {
 	s := served(t)

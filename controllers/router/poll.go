@@ -19,12 +19,14 @@ import (
 )
 
 const (
-	pollIdle     = 2 * time.Second        // between two requests when nothing is awaited
-	pollFast     = 200 * time.Millisecond // ... from a relay that does not wait itself
-	pollWait     = 2 * time.Second        // how long a relay is asked to wait
-	pollTimeout  = 5 * time.Second
-	maxAccounts  = 64 << 20
-	revisionName = "X-Revision"
+	pollIdle    = 2 * time.Second        // between two requests when nothing is awaited
+	pollFast    = 200 * time.Millisecond // ... from a relay that does not wait itself
+	pollWait    = 2 * time.Second        // how long a relay is asked to wait
+	pollTimeout = 5 * time.Second
+	// refreshTimeout bounds how long the planner waits for what is only a safeguard.
+	refreshTimeout = time.Second
+	maxAccounts    = 64 << 20
+	revisionName   = "X-Revision"
 )
 
 // poller asks one relay for its accounts: every pollIdle, or, while urgent,
@@ -114,6 +116,19 @@ func (p *poller) run(ctx context.Context) {
 		case <-timer.C():
 		}
 	}
+}
+
+// refresh asks for the accounts as they are now, beside run. A relay that does not
+// answer at once is left to run.
+func (p *poller) refresh(ctx context.Context) replica {
+	if p.state().err == nil {
+		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+		defer cancel()
+		if a, body, revision, err := p.fetch(ctx, ""); err == nil && p.store(a, body, revision, nil) {
+			p.notify()
+		}
+	}
+	return p.state()
 }
 
 // store an answer; true if it is another one.

@@ -51,7 +51,7 @@ func fakeReconciler(t *testing.T, logs *strings.Builder, funcs interceptor.Funcs
 	}
 	s := sim{planner: r.planner, instance: "one", synced: true}
 	s.flavors, s.world.paths = []nodecore.Flavor{*flavor}, []sensors.DataPath{*path}
-	p := newPoller("http://admin", "token", nil, clk, func() {})
+	p := newPoller("http://admin", "token", &http.Client{Transport: canned("no accounts")}, clk, func() {})
 	p.last = s.relay()
 	r.pollers = []*poller{p}
 	return r, clk, recorder
@@ -215,6 +215,30 @@ func TestReadinessChanged(t *testing.T) {
 	expect(t, is(func(n *corev1.Node) { n.Status.Conditions[0].Status = "Unknown" }), true)
 	expect(t, is(func(n *corev1.Node) { n.UID = "v" }), true)
 	expect(t, is(func(n *corev1.Node) { n.Status.Conditions[0].LastTransitionTime.Time = start.Add(time.Hour) }), true)
+}
+
+// What the planner takes as the beginning of a Rule is what a relay counts then, not
+// what it counted when it was last asked.
+func TestRefresh(t *testing.T) {
+	var arrivals atomic.Int64
+	relay := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"instance": "i", "sensors": [{"namespace": "n", "device": "d", "part": "p", "arrivals": %d}]}`, arrivals.Load())
+	}))
+	defer relay.Close()
+	news := 0
+	p := newPoller(relay.URL, "token", relay.Client(), clock.RealClock{}, func() { news++ })
+	count := func(r replica) int64 {
+		counts, _ := countArrivals([]replica{r})
+		return counts["i"][sensor.Key{Namespace: "n", Device: "d", Part: "p"}]
+	}
+	for _, n := range []int64{1, 3} {
+		arrivals.Store(n)
+		expect(t, count(p.refresh(t.Context())), n)
+		expect(t, count(p.state()), n)
+	}
+	expect(t, news, 2) // run would not tell of what refresh has taken
+	relay.Close()
+	expect(t, count(p.refresh(t.Context())), int64(3))
 }
 
 func TestPoller(t *testing.T) {

@@ -322,6 +322,14 @@ func (r *reconciler) do(ctx context.Context, w world, a actions) error {
 			errs = append(errs, fmt.Errorf("delete Rule %s: %w", d.rule.Name, err))
 		}
 	}
+	if len(a.createRules) > 0 {
+		// The last samples of an earlier Rule, which may have come since the relays
+		// were asked, must not confirm the one that is made now.
+		w.relays = w.relays[:0]
+		for _, p := range r.pollers {
+			w.relays = append(w.relays, p.refresh(ctx))
+		}
+	}
 	for i := range a.createRules {
 		rule := &a.createRules[i]
 		switch err := r.client.Create(ctx, rule); {
