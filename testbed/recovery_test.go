@@ -148,7 +148,7 @@ func (h *home) interrupt(t *testing.T, signal syscall.Signal, after time.Duratio
 		t.Errorf("interrupted up ended with %d, want 130:\n%s", code, out.String())
 	}
 	if cmd.ProcessState.ExitCode() == 0 {
-		h.run(t, 0, "down")
+		h.run(t, 0, "down", "--name", h.name)
 	}
 }
 
