@@ -17,6 +17,7 @@ const (
 	defaultMedian       = Duration(5 * time.Millisecond)
 	defaultMessageQPS   = 30
 	defaultMessageBurst = 60
+	defaultInterval     = Duration(time.Second)
 )
 
 // Default is the default testbed: two consumers, of which the first has two
@@ -88,6 +89,9 @@ func (p *Provider) setDefaults(at *field.Path, i int, seed uint64, count map[str
 	}
 	if p.MessageBurst == 0 && !has(at.Child("messageBurst")) {
 		p.MessageBurst = defaultMessageBurst
+	}
+	if p.Radio.Interval == 0 && !has(at.Child("radio", "interval")) {
+		p.Radio.Interval = defaultInterval
 	}
 	price := at.Child("price")
 	setText(&p.Price.Amount, "0", has(price.Child("amount")))

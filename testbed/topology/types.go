@@ -53,6 +53,17 @@ type Provider struct {
 	// cloud, messages/s and messages; defaults 30 and 60, as in KubeEdge.
 	MessageQPS   int `json:"messageQPS" yaml:"messageQPS"`
 	MessageBurst int `json:"messageBurst" yaml:"messageBurst"`
+	// Gather is how long a mapper collects the lines of one sensor before it
+	// publishes them in one message, at most 10s. Default 0: each line at once.
+	Gather Duration `json:"gather,omitempty" yaml:"gather,omitempty"`
+	// Allow lists the boards that mappers may register: addresses
+	// ("c0:83:2a:10:20:30"), beginnings of addresses ("c0:83:2a:*") or models
+	// ("STWINKT1B"). Default all.
+	Allow []string `json:"allow,omitempty" yaml:"allow,omitempty"`
+	// Radio is the air between boards and edge nodes.
+	Radio Radio `json:"radio" yaml:"radio"`
+	// Faults befall boards by themselves, see ScheduledFault.
+	Faults []ScheduledFault `json:"faults,omitempty" yaml:"faults,omitempty"`
 	// Price and Location are copied into every Flavor.
 	Price    Price    `json:"price" yaml:"price"`
 	Location Location `json:"location" yaml:"location"`
@@ -106,8 +117,16 @@ type Board struct {
 	// Latency is how long a reading takes from the board to the mapper. It is
 	// behaviour, apart from the latency that a part declares.
 	Latency Latency `json:"latency" yaml:"latency"`
-	// Parts overrides what the board declares of a part, by part name
-	// (lower case: hts221, lps22hh, stts751; stts22h, ilps22qs).
+	// Offers are the parts that the board declares and its mapper subscribes to,
+	// lower case. Default the environmental ones; further ones are ism330dhcx and
+	// iis2mdc (20 Hz each) and imp34dt05.
+	Offers []string `json:"offers,omitempty" yaml:"offers,omitempty"`
+	// Replay is a CSV file with the readings that the board sends instead of its
+	// model's, relative to the topology file; ReplayCSV is its content.
+	Replay    string `json:"replay,omitempty" yaml:"replay,omitempty"`
+	ReplayCSV string `json:"replayCSV,omitempty" yaml:"-"`
+	// Parts overrides what the board declares of a part that it offers, by part
+	// name (lower case: hts221, lps22hh, stts751; stts22h, ilps22qs).
 	Parts map[string]Declared `json:"parts,omitempty" yaml:"parts,omitempty"`
 }
 
@@ -115,6 +134,58 @@ type Board struct {
 type Latency struct {
 	Median Duration `json:"median" yaml:"median"`
 	Jitter Duration `json:"jitter" yaml:"jitter"`
+}
+
+// Radio is how the air between boards and edge nodes behaves.
+type Radio struct {
+	// Interval between two advertisements of one board, 20ms to 10.24s as in BLE.
+	// Default 1s.
+	Interval Duration `json:"interval" yaml:"interval"`
+	// Loss is the share of advertisements, and of notifications on their first
+	// try, that are lost, 0 to 0.9. A lost notification is sent again at the next
+	// connection event, as the link layer does: loss costs latency, not data.
+	Loss float64 `json:"loss,omitempty" yaml:"loss,omitempty"`
+}
+
+// Kinds of faults.
+const (
+	FaultSilence    = "silence"      // connected, but no notifications
+	FaultStuck      = "stuck"        // a part's value does not change any more
+	FaultDrift      = "drift"        // a part's value runs away, by Slope a minute
+	FaultGarbage    = "garbage"      // frames of the wrong length and content
+	FaultBatteryLow = "battery-low"  // the battery reports 5 % and low
+	FaultReboot     = "reboot"       // the board restarts, once
+	FaultClone      = "clone"        // the board carries the 96-bit id of another
+	FaultOutOfRange = "out-of-range" // no radio hears the board
+)
+
+// FaultKinds in the order of the documentation.
+var FaultKinds = []string{FaultSilence, FaultStuck, FaultDrift, FaultGarbage, FaultBatteryLow, FaultReboot, FaultClone, FaultOutOfRange}
+
+// Fault is something wrong with one board.
+type Fault struct {
+	// Kind is one of FaultKinds. A board has at most one fault of a kind.
+	Kind string `json:"kind" yaml:"kind"`
+	// Part that is stuck or drifts; default every part.
+	Part string `json:"part,omitempty" yaml:"part,omitempty"`
+	// Slope of a drift, in the unit of the reading a minute; default 1.
+	Slope float64 `json:"slope,omitempty" yaml:"slope,omitempty"`
+	// Of names the board whose id a clone carries.
+	Of string `json:"of,omitempty" yaml:"of,omitempty"`
+	// For is how long it lasts; 0 until it is cleared. A reboot takes none.
+	For Duration `json:"for,omitempty" yaml:"for,omitempty"`
+}
+
+// ScheduledFault is a fault that befalls a board by itself.
+type ScheduledFault struct {
+	Fault `yaml:",inline"`
+	// Board by name; default one drawn from the seed, each time.
+	Board string `json:"board,omitempty" yaml:"board,omitempty"`
+	// At is when it begins, after the start of the boards; default drawn between
+	// 30s and 5m.
+	At Duration `json:"at,omitempty" yaml:"at,omitempty"`
+	// Every repeats it; default once.
+	Every Duration `json:"every,omitempty" yaml:"every,omitempty"`
 }
 
 // Declared overrides what a board declares of one part. Values are the

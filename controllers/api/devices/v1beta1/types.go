@@ -70,7 +70,9 @@ type ProtocolConfig struct {
 
 // DeviceProperty is one property of a board.
 type DeviceProperty struct {
-	Name     string         `json:"name,omitempty"`
+	Name string `json:"name,omitempty"`
+	// Desired is what a writable property should be.
+	Desired  *TwinProperty  `json:"desired,omitempty"`
 	Visitors ProtocolConfig `json:"visitors,omitempty"`
 	// CollectCycle is how often the mapper reads the property, in ms.
 	CollectCycle int64 `json:"collectCycle,omitempty"`
@@ -145,6 +147,13 @@ type DeviceStatus struct {
 
 // DeviceStatusSpec is empty: the owner says which Device it is.
 type DeviceStatusSpec struct{}
+
+// States of a DeviceStatus, in KubeEdge's words.
+const (
+	StateOnline    = "online"
+	StateUnhealthy = "unhealthy" // connected, but not to be relied on
+	StateOffline   = "offline"
+)
 
 // DeviceStatusStatus is the state of a board and of its properties.
 type DeviceStatusStatus struct {
