@@ -70,8 +70,8 @@ serviceAccountName: {{ .Release.Name }}
 enableServiceLinks: false
 terminationGracePeriodSeconds: 10
 securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ .Values.runAs.user }}
+  runAsNonRoot: {{ not .Values.root }}
+  runAsUser: {{ if .Values.root }}0{{ else }}{{ .Values.runAs.user }}{{ end }}
   runAsGroup: {{ .Values.runAs.group }}
   fsGroup: {{ .Values.runAs.group }}
   seccompProfile:
@@ -98,13 +98,16 @@ image: {{ .image | quote }}
 imagePullPolicy: IfNotPresent
 terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ .runAs.user }}
+  runAsNonRoot: {{ not .root }}
+  runAsUser: {{ if .root }}0{{ else }}{{ .runAs.user }}{{ end }}
   runAsGroup: {{ .runAs.group }}
   readOnlyRootFilesystem: true
   allowPrivilegeEscalation: false
   capabilities:
     drop: [ALL]
+    {{- if .root }}
+    add: [CHOWN, DAC_OVERRIDE] # to share folders with those who are not root
+    {{- end }}
   seccompProfile:
     type: RuntimeDefault
 {{- with .resources }}

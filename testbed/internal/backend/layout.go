@@ -87,6 +87,16 @@ func (l Layout) RadioSocket(provider, node string) string {
 	return filepath.Join(l.RunDir(provider), node, "radio.sock")
 }
 
+// DMISocket is where the edge runtime of one edge node takes mappers.
+func (l Layout) DMISocket(provider, node string) string {
+	return filepath.Join(l.RunDir(provider), node, "dmi.sock")
+}
+
+// MapperSocket is where the edge runtime of one edge node reaches its mapper.
+func (l Layout) MapperSocket(provider, node string) string {
+	return filepath.Join(l.RunDir(provider), node, "mapper.sock")
+}
+
 // BoardsSocket is the control API of a provider's boards.
 func (l Layout) BoardsSocket(provider string) string {
 	return filepath.Join(l.RunDir(provider), "boards.sock")

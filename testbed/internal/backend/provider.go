@@ -12,19 +12,22 @@ func (l Layout) BoardsConfig(p topology.Provider) ([]byte, error) {
 	for _, n := range p.EdgeNodes {
 		radios[n.Name] = l.RadioSocket(p.Name, n.Name)
 	}
-	return json.MarshalIndent(map[string]any{"seed": l.Rec.Topology.Seed, "boards": p.Boards, "radios": radios}, "", "  ")
+	return json.MarshalIndent(map[string]any{
+		"seed": l.Rec.Topology.Seed, "boards": p.Boards, "radios": radios, "radio": p.Radio, "faults": p.Faults,
+	}, "", "  ")
 }
 
 // HollowEdgeConfig is what the hollow edge of a provider reads; broker says where the
 // MQTT broker of a node listens.
-func HollowEdgeConfig(p topology.Provider, broker func(node string) string) ([]byte, error) {
+func (l Layout) HollowEdgeConfig(p topology.Provider, broker func(node string) string) ([]byte, error) {
 	type node struct {
 		Name string `json:"name"`
 		MQTT string `json:"mqtt"`
+		DMI  string `json:"dmi"`
 	}
 	nodes := []node{}
 	for _, n := range p.EdgeNodes {
-		nodes = append(nodes, node{n.Name, broker(n.Name)})
+		nodes = append(nodes, node{n.Name, broker(n.Name), l.DMISocket(p.Name, n.Name)})
 	}
 	return json.MarshalIndent(map[string]any{"nodes": nodes, "messageQPS": p.MessageQPS, "messageBurst": p.MessageBurst}, "", "  ")
 }

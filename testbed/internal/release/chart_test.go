@@ -277,6 +277,38 @@ func TestObjects(t *testing.T) {
 	}
 }
 
+// TestRoot holds that only a mapper can be told to be root, and what that adds to what it
+// may: two capabilities, nothing else.
+func TestRoot(t *testing.T) {
+	for _, chart := range names(t) {
+		v := values(t, chart)
+		v["root"] = true
+		text, err := release.Render(chart, v, namespace)
+		if (err == nil) != (chart == "mapper") {
+			t.Errorf("chart %s as root: %v", chart, err)
+		}
+		if err != nil {
+			continue
+		}
+		objects, err := decode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"container mapper: has capabilities", "container mapper: may be root", "container mapper: no user that is not root"}
+		if d := cmp.Diff(want, objections(chart, objects)); d != "" {
+			t.Error(d)
+		}
+		for _, o := range objects {
+			if deployment, ok := o.(*appsv1.Deployment); ok {
+				got := deployment.Spec.Template.Spec.Containers[0].SecurityContext.Capabilities
+				if d := cmp.Diff(&corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"CHOWN", "DAC_OVERRIDE"}}, got); d != "" {
+					t.Error(d)
+				}
+			}
+		}
+	}
+}
+
 // TestRights holds that rights are in charts/rbac, but for those of KubeEdge's own
 // programs, which have no markers.
 func TestRights(t *testing.T) {

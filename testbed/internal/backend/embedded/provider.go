@@ -5,8 +5,9 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
-	"github.com/fluidos-edge/testbed/testbed/internal/backend"
 	"github.com/fluidos-edge/testbed/testbed/internal/kube"
 	"github.com/fluidos-edge/testbed/testbed/internal/pki"
 	"github.com/fluidos-edge/testbed/testbed/internal/process"
@@ -68,6 +69,8 @@ func (b *Backend) provider(p topology.Provider, consumers []topology.Consumer) (
 		specs = append(specs, b.component(p.Name, mapper, n.Name, "--node", n.Name,
 			"--kubeconfig", l.ComponentKubeconfig(p.Name, mapper), "--namespace", kube.Namespace,
 			"--radio", l.RadioSocket(p.Name, n.Name), "--mqtt", "tcp://"+l.Addr(p.Name, hollowedge, "mqtt/"+n.Name),
+			"--dmi-socket", l.DMISocket(p.Name, n.Name), "--dmi-listen", l.MapperSocket(p.Name, n.Name),
+			"--gather", time.Duration(p.Gather).String(), "--allow", strings.Join(p.Allow, ","),
 			"--journal", journal))
 	}
 	return specs, nil
@@ -89,7 +92,7 @@ func (b *Backend) component(cluster, name, node string, args ...string) process.
 
 // hollowEdge is all edge nodes of a provider in one process.
 func (b *Backend) hollowEdge(p topology.Provider) (process.Spec, error) {
-	config, err := backend.HollowEdgeConfig(p, func(node string) string { return b.layout.Addr(p.Name, hollowedge, "mqtt/"+node) })
+	config, err := b.layout.HollowEdgeConfig(p, func(node string) string { return b.layout.Addr(p.Name, hollowedge, "mqtt/"+node) })
 	if err != nil {
 		return process.Spec{}, err
 	}

@@ -57,7 +57,7 @@ func (c *cluster) joinKubeEdge(ctx context.Context, p topology.Provider, say fun
 		g.Go(func() error {
 			return kubeedge.Join(joining, c.b.engine, kubeedge.Node{
 				Name: n.Name, Container: containers[n.Name], EdgeCore: c.b.images.edgecoreProgram,
-				CloudCore: node.IPs[c.b.network()], Token: token, PauseImage: pause,
+				CloudCore: node.IPs[c.b.network()], Token: token, PauseImage: pause, DMISocket: c.b.Layout().DMISocket(p.Name, n.Name),
 				MessageQPS: p.MessageQPS, MessageBurst: p.MessageBurst,
 			}, say)
 		})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -152,7 +153,7 @@ func (c *cluster) relayValues() map[string]any {
 
 // hollow is the edge without KubeEdge: all edge nodes in one Pod, and the relay in another.
 func (c *cluster) hollow(ctx context.Context, p topology.Provider, say func(string)) error {
-	config, err := backend.HollowEdgeConfig(p, func(node string) string {
+	config, err := c.b.Layout().HollowEdgeConfig(p, func(node string) string {
 		return fmt.Sprintf("127.0.0.1:%d", portBroker+nodeIndex(p, node))
 	})
 	if err != nil {
@@ -162,7 +163,7 @@ func (c *cluster) hollow(ctx context.Context, p topology.Provider, say func(stri
 	g.Go(func() error { return c.install(ctx, backend.Relay, backend.Relay, c.relayValues(), say) })
 	g.Go(func() error {
 		return c.install(ctx, backend.HollowEdge, backend.HollowEdge, map[string]any{
-			"image": fullRef(c.b.images.components.Ref), "config": string(config), "health": portHollow,
+			"image": fullRef(c.b.images.components.Ref), "config": string(config), "runDir": c.b.Layout().RunDir(p.Name), "health": portHollow,
 		}, say)
 	})
 	return g.Wait()
@@ -203,6 +204,8 @@ func (c *cluster) components(ctx context.Context, p topology.Provider, say func(
 			return c.installOn(installing, node, kube.Namespace, backend.Mapper+"-"+n.Name, backend.Mapper, map[string]any{
 				"image": image, "node": n.Name, "namespace": kube.Namespace, "kubeconfigSecret": secretMapper,
 				"radio": l.RadioSocket(p.Name, n.Name), "runDir": l.RunDir(p.Name), "mqtt": fmt.Sprintf("tcp://127.0.0.1:%d", broker),
+				"dmiSocket": l.DMISocket(p.Name, n.Name), "dmiListen": l.MapperSocket(p.Name, n.Name), "root": c.b.kubeEdge(),
+				"gather": time.Duration(p.Gather).String(), "allow": strings.Join(p.Allow, ","),
 				"journal": l.MapperJournal(p.Name, n.Name), "journalDir": l.Journals(p.Name), "health": portMapper + i,
 			}, say)
 		})

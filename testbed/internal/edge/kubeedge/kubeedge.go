@@ -97,6 +97,8 @@ type Node struct {
 	Token     string // by which it gets its certificate, once
 	// PauseImage is in the node already.
 	PauseImage string
+	// DMISocket is where EdgeCore takes mappers; its folder is there.
+	DMISocket string
 	// MessageQPS and MessageBurst are EdgeHub's throttle, messages/s and messages.
 	MessageQPS, MessageBurst int
 }
@@ -190,7 +192,7 @@ func (n Node) Config() ([]byte, error) {
 			},
 			// 0 is the broker of its own, on loopback, without passwords.
 			EventBus:   eventBus{MQTTMode: 0, MQTTServerInternal: "tcp://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(BrokerPort))},
-			DeviceTwin: deviceTwin{DMISockPath: "/etc/kubeedge/dmi.sock"},
+			DeviceTwin: deviceTwin{DMISockPath: n.DMISocket},
 		},
 	})
 }

@@ -34,7 +34,7 @@ func node(t *testing.T) kubeedge.Node {
 		t.Fatal(err)
 	}
 	return kubeedge.Node{Name: "edge-1", Container: "lab-provider-1-edge-1", EdgeCore: program, CloudCore: "172.18.0.2",
-		Token: "t0ken", PauseImage: "registry.k8s.io/pause:3.10.1", MessageQPS: 30, MessageBurst: 60}
+		Token: "t0ken", PauseImage: "registry.k8s.io/pause:3.10.1", DMISocket: "/run/testbed/x/provider-1/edge-1/dmi.sock", MessageQPS: 30, MessageBurst: 60}
 }
 
 func TestConfig(t *testing.T) {
