@@ -36,6 +36,28 @@ const (
 	EnvironmentalKT1B Mask = 0x001D0000
 )
 
+// The other characteristics of STWIN boards.
+const (
+	// Inertial is acceleration, angular rate and magnetic field: 20 bytes.
+	Inertial Mask = 0x00E00000
+	// Battery is level, voltage, current and status: 9 bytes.
+	Battery Mask = 0x00020000
+	// Microphone is a sound level for each microphone, 1 to 4: 3 to 6 bytes.
+	Microphone Mask = 0x04000000
+)
+
+// NominalRate is how often a board notifies the characteristic by default, in Hz.
+func (m Mask) NominalRate() float64 {
+	switch m {
+	case Inertial:
+		return 20
+	case Battery:
+		return 1
+	default: // the environmental ones and the microphone
+		return 2
+	}
+}
+
 // ConsoleUUID is the debug console's characteristic: commands are written to it,
 // its output comes as notifications.
 const ConsoleUUID = "00000001-000e-11e1-ac36-0002a5d5c51b"
@@ -114,8 +136,7 @@ type field struct {
 }
 
 const (
-	microphone Mask = 0x04000000
-	humidity   Mask = 0x00080000
+	humidity Mask = 0x00080000
 	// maxMicrophones and therefore values in a frame of the microphone feature.
 	maxMicrophones = 4
 )
@@ -186,7 +207,7 @@ func Decode(characteristic string, frame []byte) (Frame, error) {
 		return Frame{}, err
 	}
 	var fields []field
-	if m == microphone {
+	if m == Microphone {
 		if n := len(frame) - 2; n < 1 || n > maxMicrophones {
 			return Frame{}, fmt.Errorf("characteristic %08x: frame of %d bytes, want %d to %d", uint32(m), len(frame), 3, 2+maxMicrophones)
 		}
@@ -231,7 +252,7 @@ func Encode(f Frame) ([]byte, error) {
 	}
 	var fields []field
 	n := 2 + len(f.Readings)
-	if m == microphone {
+	if m == Microphone {
 		if len(f.Readings) < 1 || len(f.Readings) > maxMicrophones {
 			return nil, fmt.Errorf("characteristic %08x: %d readings, want 1 to %d", uint32(m), len(f.Readings), maxMicrophones)
 		}

@@ -23,6 +23,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +48,10 @@ type Options struct {
 	// that the board has become connectable or busy. Both are called without any
 	// lock, possibly from several goroutines; nil means nobody cares.
 	Wake, Announce func(*Board)
+	// InRange says that the board has left the air, or is back on it. It is called
+	// without the board's lock, in the order of what happened; nil means nobody
+	// cares.
+	InRange func(b *Board, ok bool)
 }
 
 // Board is one simulated board. It is safe for concurrent use.
@@ -96,7 +101,7 @@ func New(spec topology.Board, opts Options) (*Board, error) {
 	if err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
-	parts := bluest.Parts(spec.Model)
+	parts := slices.DeleteFunc(bluest.Parts(spec.Model), func(p bluest.Part) bool { return p.Category != category })
 	if len(parts) == 0 {
 		return nil, fmt.Errorf("model: %q has no parts that are simulated", spec.Model)
 	}
@@ -137,8 +142,48 @@ type State struct {
 	ConnectedTo string           `json:"connectedTo"`
 	Rate        float64          `json:"rate"`
 	Latency     topology.Latency `json:"latency"`
-	// Parts is what the board declares now.
-	Parts []nodecore.Characteristics `json:"parts"`
+	// Offers are the parts that it declares, Parts what it declares of them now.
+	Offers []string                   `json:"offers"`
+	Parts  []nodecore.Characteristics `json:"parts"`
+	// Rates of what notifies, in Hz, by the mask of the characteristic in hex:
+	// "00140000". One that was disabled is left out.
+	Rates map[string]float64 `json:"rates"`
+	// Battery is its level in percent.
+	Battery float64 `json:"battery"`
+	// Faults that the board has.
+	Faults []FaultState `json:"faults"`
+	// Uptime since it was switched on or restarted.
+	Uptime topology.Duration `json:"uptime"`
+	// Advertisement is its advertising data in hex, Services its GATT table.
+	Advertisement string    `json:"advertisement"`
+	Services      []Service `json:"services"`
+	// Readings are what a read of each characteristic would give now, by mask as
+	// Rates.
+	Readings map[string][]bluest.Reading `json:"readings"`
+}
+
+// FaultState is a fault that a board has.
+type FaultState struct {
+	Kind string `json:"kind"`
+	Part string `json:"part,omitempty"`
+	// Since it began; Until is when it ends by itself, zero if it does not.
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// Service is a GATT service of a board.
+type Service struct {
+	UUID            string           `json:"uuid"`
+	Name            string           `json:"name"`
+	Characteristics []Characteristic `json:"characteristics"`
+}
+
+// Characteristic is a GATT characteristic as people see it.
+type Characteristic struct {
+	UUID string `json:"uuid"`
+	Name string `json:"name"`
+	// Properties are of read, write and notify.
+	Properties []string `json:"properties"`
 }
 
 // State of the board now.
