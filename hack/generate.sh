@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes what is generated from markers: deep copies, definitions, rights.
+# Writes what is generated: deep copies, definitions and rights from markers, Go from
+# the DMI's proto file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 gen() { go tool controller-gen "$@"; }
@@ -10,3 +11,12 @@ for component in erm router relay mapper; do
   gen "rbac:roleName=$component" "paths=./controllers/$component/..." "output:rbac:dir=charts/rbac/$component"
 done
 gen rbac:roleName=hollowedge paths=./simulators/hollowedge/... output:rbac:dir=charts/rbac/hollowedge
+
+# buf takes minutes to compile, so it runs only if a file of dmi.sum is another one.
+cd controllers/api/dmi
+if ! sha256sum --check --strict --status dmi.sum; then
+  buf() { go run github.com/bufbuild/buf/cmd/buf@v1.75.0 "$@"; }
+  buf lint
+  buf generate
+  sha256sum buf.yaml buf.gen.yaml v1beta1/dmi.proto v1beta1/dmi.pb.go v1beta1/dmi_grpc.pb.go >dmi.sum
+fi
