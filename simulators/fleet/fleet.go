@@ -185,7 +185,7 @@ func (f *fleet) listen(radios map[string]string, clk clock.WithTicker, log *slog
 		}
 	}
 	for _, node := range slices.Sorted(maps.Keys(radios)) {
-		r, err := radio.Listen(radios[node], heard[node], clk, log.With("node", node))
+		r, err := radio.Listen(radios[node], heard[node], radio.Options{Clock: clk, Log: log.With("node", node)})
 		if err != nil {
 			return fmt.Errorf("node %s: %w", node, err)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
-	"k8s.io/utils/clock"
 	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/fluidos-edge/testbed/simulators/radio"
@@ -110,14 +108,14 @@ func (p *peripheral) Subscribe(_ *radio.Link, c string, on bool) error {
 
 // open runs a radio with the given boards and returns its socket, and how to
 // stop it.
-func open(t *testing.T, clk clock.WithTicker, boards ...*peripheral) (socket string, s *radio.Server, stop func()) {
+func open(t *testing.T, o radio.Options, boards ...*peripheral) (socket string, s *radio.Server, stop func()) {
 	t.Helper()
 	var heard []radio.Heard
 	for i, b := range boards {
 		heard = append(heard, radio.Heard{Peripheral: b, RSSI: int8(-40 - i)})
 	}
 	socket = filepath.Join(t.TempDir(), "r")
-	s, err := radio.Listen(socket, heard, clk, slog.New(slog.DiscardHandler))
+	s, err := radio.Listen(socket, heard, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +174,7 @@ func expect(t *testing.T, p *peripheral, events ...string) {
 
 func TestConversation(t *testing.T) {
 	board := newPeripheral(macA)
-	socket, _, _ := open(t, clock.RealClock{}, board)
+	socket, _, _ := open(t, radio.Options{}, board)
 	c := dial(t, socket)
 	ctx := t.Context()
 
@@ -260,8 +258,8 @@ func TestConversation(t *testing.T) {
 
 func TestOneConnectionOverAllRadios(t *testing.T) {
 	board := newPeripheral(macA)
-	first, _, _ := open(t, clock.RealClock{}, board)
-	second, radio2, _ := open(t, testingclock.NewFakeClock(time.Unix(0, 0)), board) // no round but the first
+	first, _, _ := open(t, radio.Options{}, board)
+	second, radio2, _ := open(t, radio.Options{Clock: testingclock.NewFakeClock(time.Unix(0, 0))}, board) // no round but the first
 	k := connect(t, dial(t, first), macA)
 	c := dial(t, second)
 	if _, err := c.Connect(t.Context(), macA); !errors.Is(err, radio.ErrBusy) {
@@ -286,33 +284,9 @@ func TestOneConnectionOverAllRadios(t *testing.T) {
 	connect(t, c, macA)
 }
 
-func TestAdvertisesEverySecond(t *testing.T) {
-	clk := testingclock.NewFakeClock(time.Unix(0, 0))
-	socket, _, _ := open(t, clk, newPeripheral(macA), newPeripheral(macB))
-	ctx, cancel := context.WithCancel(t.Context())
-	adverts, err := dial(t, socket).Scan(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		heard := map[radio.Address]bool{}
-		for range 2 {
-			a, _ := next(t, adverts)
-			heard[a.Address] = true
-		}
-		if len(heard) != 2 {
-			t.Errorf("heard only %v in a round", heard)
-		}
-		clk.Step(time.Second)
-	}
-	cancel()
-	for range adverts { // closed once the scan is over
-	}
-}
-
 func TestClientGoesAway(t *testing.T) {
 	board := newPeripheral(macA)
-	socket, _, _ := open(t, clock.RealClock{}, board)
+	socket, _, _ := open(t, radio.Options{}, board)
 	nc, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +302,7 @@ func TestClientGoesAway(t *testing.T) {
 
 func TestRadioGoesAway(t *testing.T) {
 	board := newPeripheral(macA)
-	socket, _, stop := open(t, clock.RealClock{}, board)
+	socket, _, stop := open(t, radio.Options{}, board)
 	c := dial(t, socket)
 	adverts, err := c.Scan(t.Context())
 	if err != nil {
@@ -365,7 +339,7 @@ func TestRadioGoesAway(t *testing.T) {
 
 func TestBoardDropsLink(t *testing.T) {
 	board := newPeripheral(macA)
-	socket, _, _ := open(t, clock.RealClock{}, board)
+	socket, _, _ := open(t, radio.Options{}, board)
 	k := connect(t, dial(t, socket), macA)
 	l := board.current()
 	l.Drop("battery is empty")
@@ -381,7 +355,7 @@ func TestBoardDropsLink(t *testing.T) {
 // A client that does not read loses its connections; nobody else notices.
 func TestSlowClient(t *testing.T) {
 	slow, other := newPeripheral(macA), newPeripheral(macB)
-	socket, s, _ := open(t, clock.RealClock{}, slow, other)
+	socket, s, _ := open(t, radio.Options{}, slow, other)
 	k := connect(t, dial(t, socket), macB)
 	ch, err := k.Subscribe(t.Context(), environmental)
 	if err != nil {
@@ -418,7 +392,7 @@ func TestSlowClient(t *testing.T) {
 // Whoever does not read one subscription loses that board only.
 func TestSlowReader(t *testing.T) {
 	slow, other := newPeripheral(macA), newPeripheral(macB)
-	socket, _, _ := open(t, clock.RealClock{}, slow, other)
+	socket, _, _ := open(t, radio.Options{}, slow, other)
 	c := dial(t, socket)
 	k, k2 := connect(t, c, macA), connect(t, c, macB)
 	ch, err := k.Subscribe(t.Context(), environmental)
@@ -447,7 +421,7 @@ func TestSlowReader(t *testing.T) {
 
 func TestGarbage(t *testing.T) {
 	board := newPeripheral(macA)
-	socket, _, _ := open(t, clock.RealClock{}, board)
+	socket, _, _ := open(t, radio.Options{}, board)
 	k := connect(t, dial(t, socket), macA)
 	for _, garbage := range []string{"\x00\x01", "\xff\xff" + strings.Repeat("x", 100), "GET / HTTP/1.1\r\n\r\n"} {
 		nc, err := net.Dial("unix", socket)
@@ -470,7 +444,7 @@ func TestGarbage(t *testing.T) {
 }
 
 func TestCancelledCalls(t *testing.T) {
-	socket, _, _ := open(t, clock.RealClock{}, newPeripheral(macA))
+	socket, _, _ := open(t, radio.Options{}, newPeripheral(macA))
 	c := dial(t, socket)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -9,25 +9,25 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
 
+	"github.com/fluidos-edge/testbed/simulators/radio/due"
 	"github.com/fluidos-edge/testbed/simulators/radio/socket"
 )
 
 const (
-	// unsent is how many responses and notifications wait for one client.
+	// unsent is how many responses and notifications wait for one client, and how
+	// many notifications of one connection wait to be sent again.
 	unsent = 1024
 	// supervision is how long a client may take nothing at all while something
 	// waits for it, as BLE's supervision timeout.
 	supervision = 6 * time.Second
-	// advertisingInterval between two advertisements of one board.
-	advertisingInterval = time.Second
 )
 
 // Peripheral is a board as a radio sees it. The methods are called from several
@@ -57,28 +57,65 @@ type Heard struct {
 	RSSI int8
 }
 
+// Options of a radio; the zero value is a good one.
+type Options struct {
+	// Clock of what the radio does by itself; nil means the host's.
+	Clock clock.Clock
+	// Log; nil means none.
+	Log     *slog.Logger
+	Quality Quality
+	// Seed makes everything that is drawn by chance repeatable: on a stepped clock
+	// the same boards and clients see the same delays and losses.
+	Seed uint64
+}
+
 // Server is the boards' side of one radio.
 type Server struct {
 	l         net.Listener
-	clock     clock.WithTicker
+	clock     clock.Clock
 	log       *slog.Logger
-	order     []Heard
-	boards    map[Address]Heard
+	quality   Quality
+	seed      uint64
+	resend    resend
 	overflows atomic.Int64
 
-	mu      sync.Mutex
+	mu      sync.Mutex // before peer.mu and resend.mu
+	boards  map[Address]*station
+	order   []*station
 	clients map[*peer]struct{}
+	count   uint64 // of clients so far
+}
+
+// station is a board on the air of one radio. The Server's mutex guards it.
+type station struct {
+	Heard
+	// unheard while it is out of range, removed once it is taken off the air.
+	unheard, removed bool
+	links            []*Link
+	count            uint64 // of links so far
 }
 
 // Listen opens a radio that hears the given boards. Nobody is answered before
 // Run.
-func Listen(path string, boards []Heard, clk clock.WithTicker, log *slog.Logger) (*Server, error) {
-	s := &Server{clock: clk, log: log, order: boards, boards: map[Address]Heard{}, clients: map[*peer]struct{}{}}
+func Listen(path string, boards []Heard, o Options) (*Server, error) {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Quality.Interval == 0 {
+		o.Quality.Interval = defaultInterval
+	}
+	if err := o.Quality.check(); err != nil {
+		return nil, fmt.Errorf("radio %s: %w", path, err)
+	}
+	s := &Server{clock: o.Clock, log: o.Log, quality: o.Quality, seed: o.Seed, resend: resend{woken: make(chan struct{}, 1)},
+		boards: map[Address]*station{}, clients: map[*peer]struct{}{}}
 	for _, b := range boards {
-		if _, twice := s.boards[b.Address()]; twice {
-			return nil, fmt.Errorf("radio %s: address %s twice", path, b.Address())
+		if err := s.Add(b); err != nil {
+			return nil, fmt.Errorf("radio %s: %w", path, err)
 		}
-		s.boards[b.Address()] = b
 	}
 	l, err := socket.Listen(path)
 	if err != nil {
@@ -99,6 +136,12 @@ func (s *Server) Overflows() int64 { return s.overflows.Load() }
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { _ = s.l.Close() })()
+	if s.quality.Loss > 0 {
+		g.Go(func() error {
+			s.resend.run(ctx, s.clock)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		for {
 			nc, err := s.l.Accept()
@@ -120,48 +163,143 @@ func (s *Server) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// Add puts a board on the air; its first advertisement comes at once.
+func (s *Server) Add(b Heard) error {
+	a := b.Address()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.boards[a] != nil {
+		return fmt.Errorf("address %s twice", a)
+	}
+	st := &station{Heard: b}
+	s.boards[a] = st
+	s.order = append(s.order, st)
+	for c := range s.clients {
+		c.news(st)
+	}
+	return nil
+}
+
+// Remove takes a board off the air and ends its connection.
+func (s *Server) Remove(a Address) {
+	s.mu.Lock()
+	st := s.boards[a]
+	if st == nil {
+		s.mu.Unlock()
+		return
+	}
+	st.removed = true
+	delete(s.boards, a)
+	s.order = slices.DeleteFunc(s.order, func(o *station) bool { return o == st })
+	links := slices.Clone(st.links)
+	s.mu.Unlock()
+	for _, l := range links {
+		l.lose("the board is gone")
+	}
+}
+
+// SetReach says whether the radio hears a board. One that it hears no more is
+// neither advertised nor connectable, and loses its connection as by a
+// supervision timeout; one that it hears again is advertised at once.
+func (s *Server) SetReach(a Address, ok bool) {
+	s.mu.Lock()
+	st := s.boards[a]
+	if st == nil || st.unheard == !ok {
+		s.mu.Unlock()
+		return
+	}
+	st.unheard = !ok
+	links := slices.Clone(st.links)
+	s.mu.Unlock()
+	if ok {
+		s.Announce(a)
+		return
+	}
+	for _, l := range links {
+		l.lose("supervision timeout: the board is out of range")
+	}
+}
+
 // Announce makes a board's next advertisement come at once, for it has become
 // connectable or busy.
 func (s *Server) Announce(a Address) {
-	b, ok := s.boards[a]
-	if !ok {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.clients {
-		c.announce(b)
+	st := s.boards[a]
+	if st == nil {
+		return
 	}
+	for c := range s.clients {
+		c.news(st)
+	}
+}
+
+// audible reports whether a board can be heard.
+func (s *Server) audible(st *station) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !st.unheard && !st.removed
+}
+
+// gone reports whether a board was taken off the air.
+func (s *Server) gone(st *station) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return st.removed
+}
+
+// attach books a link on its board. It reports false if the board cannot be
+// heard any more.
+func (s *Server) attach(l *Link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := l.station
+	if st.unheard || st.removed {
+		return false
+	}
+	if l.up() { // or the board dropped it already
+		st.links = append(st.links, l)
+	}
+	return true
+}
+
+func (s *Server) detach(l *Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.station.links = slices.DeleteFunc(l.station.links, func(o *Link) bool { return o == l })
 }
 
 // peer is one client, from the server's side.
 type peer struct {
-	s     *Server
-	nc    net.Conn
-	queue chan pdu // never waited for: full means dropped
-	air   chan pdu // advertisements, sent when nothing else is to be sent
-	wake  chan struct{}
+	s      *Server
+	nc     net.Conn
+	queue  chan pdu // never waited for: full means dropped
+	air    chan pdu // advertisements, sent when nothing else is to be sent
+	wake   chan struct{}
+	number uint64 // of the client
 
-	scanning context.CancelFunc // of the reader alone
+	scanning func() // ends the scan and waits for it; of the reader alone
 
 	mu      sync.Mutex
 	dropped bool
 	links   map[uint32]*Link
-	changed map[Address]Heard
+	changed map[*station]struct{} // on the air; nil if nobody scans
 }
 
 func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	c := &peer{s: s, nc: nc, queue: make(chan pdu, unsent), air: make(chan pdu), wake: make(chan struct{}, 1),
-		scanning: func() {}, links: map[uint32]*Link{}, changed: map[Address]Heard{}}
+		scanning: func() {}, links: map[uint32]*Link{}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { _ = nc.Close() })()
 	var wg sync.WaitGroup
 	wg.Go(func() { c.write(ctx) })
 	s.mu.Lock()
 	s.clients[c] = struct{}{}
+	s.count++
+	c.number = s.count
 	s.mu.Unlock()
 
-	err := c.read(ctx, &wg)
+	err := c.read(ctx)
 
 	s.mu.Lock()
 	delete(s.clients, c)
@@ -179,7 +317,8 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	cancel()
 	_ = nc.Close()
 	for _, l := range links {
-		l.board.Disconnected(l)
+		s.detach(l)
+		l.station.Disconnected(l)
 	}
 	wg.Wait()
 }
@@ -242,7 +381,7 @@ func (c *peer) write(ctx context.Context) {
 	}
 }
 
-func (c *peer) read(ctx context.Context, wg *sync.WaitGroup) error {
+func (c *peer) read(ctx context.Context) error {
 	defer func() { c.scanning() }()
 	r := bufio.NewReader(c.nc)
 	for {
@@ -254,9 +393,7 @@ func (c *peer) read(ctx context.Context, wg *sync.WaitGroup) error {
 			c.scanning()
 			c.scanning = func() {}
 			if p.flags&flagOn != 0 {
-				var scan context.Context
-				scan, c.scanning = context.WithCancel(ctx)
-				wg.Go(func() { c.advertise(scan) })
+				c.scan(ctx)
 			}
 			c.respond(p, nil, nil)
 			continue
@@ -265,6 +402,19 @@ func (c *peer) read(ctx context.Context, wg *sync.WaitGroup) error {
 			return err
 		}
 	}
+}
+
+func (c *peer) scan(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.advertise(ctx)
+		c.mu.Lock()
+		c.changed = nil
+		c.mu.Unlock()
+	}()
+	c.scanning = func() { cancel(); <-ended }
 }
 
 // respond answers a request that wants an answer.
@@ -301,18 +451,24 @@ func (c *peer) handle(p pdu) error {
 	}
 	switch id := p.uuid.String(); p.kind {
 	case kindDisconnect:
-		l.board.Disconnected(l)
+		c.s.detach(l)
+		l.station.Disconnected(l)
 		c.respond(p, nil, nil)
 	case kindDiscover:
-		v, err := appendCharacteristics(nil, l.board.Characteristics())
+		v, err := appendCharacteristics(nil, l.station.Characteristics())
 		c.respond(p, v, err)
 	case kindRead:
-		v, err := l.board.Read(id)
+		v, err := l.station.Read(id)
 		c.respond(p, v, err)
 	case kindWrite:
-		c.respond(p, nil, l.board.Write(l, id, p.value))
+		c.respond(p, nil, l.station.Write(l, id, p.value))
 	case kindSubscribe:
-		c.respond(p, nil, l.board.Subscribe(l, id, p.flags&flagOn != 0))
+		on := p.flags&flagOn != 0
+		err := l.station.Subscribe(l, id, on)
+		if !on {
+			c.s.resend.forget(l, p.uuid)
+		}
+		c.respond(p, nil, err)
 	default:
 		return fmt.Errorf("unexpected pdu of kind %d", p.kind)
 	}
@@ -320,12 +476,20 @@ func (c *peer) handle(p pdu) error {
 }
 
 func (c *peer) connect(p pdu) error {
-	b, ok := c.s.boards[p.address]
-	if !ok {
+	s := c.s
+	s.mu.Lock()
+	st := s.boards[p.address]
+	if st == nil || st.unheard {
+		s.mu.Unlock()
 		c.respond(p, nil, ErrUnknown)
 		return nil
 	}
-	l := &Link{peer: c, handle: p.conn, board: b.Peripheral}
+	st.count++
+	l := &Link{peer: c, handle: p.conn, station: st}
+	if s.quality.Loss > 0 {
+		l.air = &air{item: due.Item[*Link]{Value: l}, rng: s.chance("notify", p.address, st.count)}
+	}
+	s.mu.Unlock()
 	c.mu.Lock()
 	used := c.links[p.conn] != nil
 	if !used {
@@ -335,107 +499,15 @@ func (c *peer) connect(p pdu) error {
 	if used {
 		return fmt.Errorf("connection %d twice", p.conn)
 	}
-	err := b.Connect(l)
-	if err != nil {
-		c.mu.Lock()
-		delete(c.links, p.conn)
-		c.mu.Unlock()
+	err := st.Connect(l)
+	if err == nil && !s.attach(l) { // it went out of range meanwhile
+		if l.end() {
+			st.Disconnected(l)
+		}
+		err = ErrUnknown
+	} else if err != nil {
+		l.end()
 	}
 	c.respond(p, nil, err)
 	return nil
-}
-
-func (c *peer) announce(b Heard) {
-	c.mu.Lock()
-	c.changed[b.Address()] = b
-	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-}
-
-// advertise sends every board's advertisement once an interval, and those that
-// changed at once. It is held up by a client that does not read, and then leaves
-// out rounds; each round starts at another board, so that all get through.
-func (c *peer) advertise(ctx context.Context) {
-	t := c.s.clock.NewTicker(advertisingInterval)
-	defer t.Stop()
-	n := len(c.s.order)
-	for round := 0; ; round++ {
-		for i := range n {
-			if !c.offer(ctx, c.s.order[(round*61+i)%n]) {
-				return
-			}
-		}
-		for due := false; !due; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C():
-				due = true
-			case <-c.wake:
-				c.mu.Lock()
-				changed := c.changed
-				c.changed = map[Address]Heard{}
-				c.mu.Unlock()
-				for _, b := range changed {
-					if !c.offer(ctx, b) {
-						return
-					}
-				}
-			}
-		}
-	}
-}
-
-func (c *peer) offer(ctx context.Context, b Heard) bool {
-	p := pdu{kind: kindAdvertisement, address: b.Address(), rssi: b.RSSI}
-	var connectable bool
-	if p.value, connectable = b.Advertise(); connectable {
-		p.flags = flagOn
-	}
-	select {
-	case c.air <- p:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// Link is a connection, from the board's side.
-type Link struct {
-	peer   *peer
-	handle uint32
-	board  Peripheral
-}
-
-// Notify sends a notification without waiting. It reports false when the link is
-// gone, also because the client has not read enough; the board is told by
-// Disconnected.
-func (l *Link) Notify(characteristic string, value []byte, emitted int64) bool {
-	id, err := uuid.Parse(characteristic)
-	if err != nil || len(value) > maxValue {
-		return false
-	}
-	return l.up() && l.peer.put(pdu{kind: kindNotification, conn: l.handle, emitted: emitted, uuid: id, value: value})
-}
-
-// Drop ends the connection from the board's side; the client is told why.
-func (l *Link) Drop(why string) {
-	l.peer.mu.Lock()
-	up := l.peer.links[l.handle] == l
-	if up {
-		delete(l.peer.links, l.handle)
-	}
-	l.peer.mu.Unlock()
-	if up {
-		l.peer.put(pdu{kind: kindDisconnected, conn: l.handle, value: []byte(why)})
-	}
-}
-
-func (l *Link) up() bool {
-	l.peer.mu.Lock()
-	defer l.peer.mu.Unlock()
-	return !l.peer.dropped && l.peer.links[l.handle] == l
 }

@@ -1,0 +1,82 @@
+package radio
+
+import (
+	"sync/atomic"
+
+	"github.com/google/uuid"
+)
+
+// Link is a connection, from the board's side.
+type Link struct {
+	peer    *peer // nil if nobody is at the other end
+	handle  uint32
+	station *station
+	air     *air // nil if the air loses nothing
+
+	discarded atomic.Int64
+}
+
+// Discard connects a board with nobody: what it notifies is counted and thrown
+// away. It is for measuring what boards cost without a radio.
+func Discard(p Peripheral) (*Link, error) {
+	l := &Link{}
+	return l, p.Connect(l)
+}
+
+// Discarded is how many notifications were thrown away.
+func (l *Link) Discarded() int64 { return l.discarded.Load() }
+
+// Notify sends a notification without waiting. It reports false when the link is
+// gone, also because the client has not read enough; the board is told by
+// Disconnected.
+func (l *Link) Notify(characteristic string, value []byte, emitted int64) bool {
+	id, err := uuid.Parse(characteristic)
+	if err != nil || len(value) > maxValue {
+		return false
+	}
+	if l.peer == nil {
+		l.discarded.Add(1)
+		return true
+	}
+	p := pdu{kind: kindNotification, conn: l.handle, emitted: emitted, uuid: id, value: value}
+	if l.air != nil {
+		return l.peer.s.resend.send(l, p, l.peer.s)
+	}
+	return l.up() && l.peer.put(p)
+}
+
+// Drop ends the connection from the board's side; the client is told why.
+func (l *Link) Drop(why string) {
+	if l.peer == nil || !l.end() {
+		return
+	}
+	l.peer.s.detach(l)
+	l.peer.put(pdu{kind: kindDisconnected, conn: l.handle, value: []byte(why)})
+}
+
+// lose ends the connection for both sides; the client is told why.
+func (l *Link) lose(why string) {
+	if !l.end() {
+		return
+	}
+	l.peer.s.detach(l)
+	l.peer.put(pdu{kind: kindDisconnected, conn: l.handle, value: []byte(why)})
+	l.station.Disconnected(l)
+}
+
+// end forgets the connection and reports whether it was there.
+func (l *Link) end() bool {
+	l.peer.mu.Lock()
+	defer l.peer.mu.Unlock()
+	up := l.peer.links[l.handle] == l
+	if up {
+		delete(l.peer.links, l.handle)
+	}
+	return up
+}
+
+func (l *Link) up() bool {
+	l.peer.mu.Lock()
+	defer l.peer.mu.Unlock()
+	return !l.peer.dropped && l.peer.links[l.handle] == l
+}
