@@ -2,9 +2,11 @@ package topology
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +20,10 @@ const (
 	defaultMessageQPS   = 30
 	defaultMessageBurst = 60
 	defaultInterval     = Duration(time.Second)
+	defaultSlope        = 1
+	// A fault begins between these by default.
+	defaultAtFirst = Duration(30 * time.Second)
+	defaultAtLast  = Duration(5 * time.Minute)
 )
 
 // Default is the default testbed: two consumers, of which the first has two
@@ -93,6 +99,29 @@ func (p *Provider) setDefaults(at *field.Path, i int, seed uint64, count map[str
 	if p.Radio.Interval == 0 && !has(at.Child("radio", "interval")) {
 		p.Radio.Interval = defaultInterval
 	}
+	for j, a := range p.Allow {
+		mac, err := net.ParseMAC(a)
+		switch model := strings.ToUpper(a); {
+		case slices.Contains(models, model):
+			p.Allow[j] = model
+		case err == nil:
+			p.Allow[j] = mac.String()
+		default:
+			p.Allow[j] = strings.ToLower(a)
+		}
+	}
+	for j := range p.Faults {
+		f, at := &p.Faults[j], at.Child("faults").Index(j)
+		if f.Kind == FaultDrift && f.Slope == 0 && !has(at.Child("slope")) {
+			f.Slope = defaultSlope
+		}
+		if f.At == 0 && !has(at.Child("at")) {
+			f.At = drawAt(seed, p.Name, j)
+		}
+	}
+	if len(p.Faults) == 0 {
+		p.Faults = nil
+	}
 	price := at.Child("price")
 	setText(&p.Price.Amount, "0", has(price.Child("amount")))
 	setText(&p.Price.Currency, "EUR", has(price.Child("currency")))
@@ -100,29 +129,53 @@ func (p *Provider) setDefaults(at *field.Path, i int, seed uint64, count map[str
 	if p.Boards == nil && !has(at.Child("boards")) {
 		p.Boards = defaultBoards()
 	}
+	nodes := make([]string, len(p.EdgeNodes))
+	for j, n := range p.EdgeNodes {
+		nodes[j] = n.Name
+	}
 	for j := range p.Boards {
 		b, at := &p.Boards[j], at.Child("boards").Index(j)
 		count[b.Model]++
-		setText(&b.Name, fmt.Sprintf("%s-%d", strings.ToLower(b.Model), count[b.Model]), has(at.Child("name")))
-		setText(&b.MAC, drawMAC(seed, b.Name), has(at.Child("mac")))
-		setText(&b.ID, drawID(seed, b.Name), has(at.Child("id")))
-		if mac, err := net.ParseMAC(b.MAC); err == nil {
-			b.MAC = mac.String()
+		var node []string
+		if len(nodes) > 0 {
+			node = []string{nodes[j%len(nodes)]}
 		}
-		b.ID = strings.ToLower(b.ID)
-		if b.Nodes == nil && !has(at.Child("nodes")) && len(p.EdgeNodes) > 0 {
-			b.Nodes = []string{p.EdgeNodes[j%len(p.EdgeNodes)].Name}
-		}
-		if b.Rate == 0 && !has(at.Child("rate")) {
-			b.Rate = defaultRate
-		}
-		latency := at.Child("latency")
-		if b.Latency.Median == 0 && !has(latency.Child("median")) {
-			b.Latency.Median = defaultMedian
-		}
-		if b.Latency.Jitter == 0 && !has(latency.Child("jitter")) {
-			b.Latency.Jitter = b.Latency.Median / 5
-		}
+		b.setDefaults(seed, count[b.Model], node, func(name ...string) bool { return has(at.Child(name[0], name[1:]...)) })
+	}
+}
+
+// SetDefaults fills in what a board that joins a running testbed leaves open, as
+// Load does for one in a file: n counts its model's boards, nodes hear it by
+// default. It does not judge what the board gives.
+func (b *Board) SetDefaults(seed uint64, n int, nodes ...string) {
+	b.setDefaults(seed, n, nodes, func(...string) bool { return false })
+}
+
+func (b *Board) setDefaults(seed uint64, n int, nodes []string, has func(name ...string) bool) {
+	setText(&b.Name, fmt.Sprintf("%s-%d", strings.ToLower(b.Model), n), has("name"))
+	setText(&b.MAC, drawMAC(seed, b.Name), has("mac"))
+	setText(&b.ID, drawID(seed, b.Name), has("id"))
+	if mac, err := net.ParseMAC(b.MAC); err == nil {
+		b.MAC = mac.String()
+	}
+	b.ID = strings.ToLower(b.ID)
+	if b.Nodes == nil && !has("nodes") {
+		b.Nodes = nodes
+	}
+	if b.Rate == 0 && !has("rate") {
+		b.Rate = defaultRate
+	}
+	if b.Latency.Median == 0 && !has("latency", "median") {
+		b.Latency.Median = defaultMedian
+	}
+	if b.Latency.Jitter == 0 && !has("latency", "jitter") {
+		b.Latency.Jitter = b.Latency.Median / 5
+	}
+	if b.Offers == nil && !has("offers") {
+		b.Offers = defaultOffers(b.Model)
+	}
+	if len(b.Parts) == 0 {
+		b.Parts = nil
 	}
 }
 
@@ -142,6 +195,13 @@ func drawMAC(seed uint64, name string) string {
 func drawID(seed uint64, name string) string {
 	sum := draw("id", seed, name)
 	return hex.EncodeToString(sum[:12])
+}
+
+// drawAt draws when a fault begins, to the second.
+func drawAt(seed uint64, provider string, i int) Duration {
+	sum := draw("fault", seed, fmt.Sprintf("%s\x00%d", provider, i))
+	seconds := uint64((defaultAtLast-defaultAtFirst)/Duration(time.Second)) + 1
+	return defaultAtFirst + Duration(binary.BigEndian.Uint64(sum[:])%seconds)*Duration(time.Second)
 }
 
 func draw(what string, seed uint64, name string) [sha256.Size]byte {

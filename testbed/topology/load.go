@@ -245,12 +245,9 @@ func (d *decoder) mapping(p *field.Path, n ast.Node, v reflect.Value) {
 		d.refuse(p, n, "fields (name: value)")
 		return
 	}
-	fields := map[string]int{}
+	var fields map[string][]int
 	if v.Kind() == reflect.Struct {
-		for i := range v.NumField() {
-			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-			fields[name] = i
-		}
+		fields = fieldsOf(v.Type())
 	} else {
 		v.Set(reflect.MakeMap(v.Type()))
 	}
@@ -281,14 +278,32 @@ func (d *decoder) mapping(p *field.Path, n ast.Node, v reflect.Value) {
 			v.SetMapIndex(reflect.ValueOf(key), item)
 			continue
 		}
-		i, ok := fields[key]
+		index, ok := fields[key]
 		if !ok {
 			d.lines[at.String()] = lineOf(kv.Key)
 			d.refuse(at, kv.Value, "one of the fields "+strings.Join(sortedKeys(fields), ", ")+nearest(key, sortedKeys(fields)))
 			continue
 		}
-		d.decode(at, kv.Value, v.Field(i))
+		d.decode(at, kv.Value, v.FieldByIndex(index))
 	}
+}
+
+// fieldsOf a struct that a file can give, by their names; those of an inlined
+// struct are its own.
+func fieldsOf(t reflect.Type) map[string][]int {
+	fields := map[string][]int{}
+	for i := range t.NumField() {
+		switch name, options, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); {
+		case name == "-":
+		case options == "inline":
+			for name, index := range fieldsOf(t.Field(i).Type) {
+				fields[name] = append([]int{i}, index...)
+			}
+		default:
+			fields[name] = []int{i}
+		}
+	}
+	return fields
 }
 
 // scalar is the text of a node as it is written in the file: 12.0 stays "12.0".

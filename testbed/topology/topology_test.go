@@ -3,6 +3,7 @@ package topology_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,6 +119,18 @@ providers:
   - name: turin
     messageQPS: 100
     messageBurst: 200
+    gather: 1500ms
+    allow: [stwinbx1, C0-83-2A-10-20-30, "C0:83:*"]
+    radio: {interval: 100ms, loss: 0.25}
+    faults:
+      - kind: drift
+        board: kt
+        part: hts221
+        at: 40s
+        for: 1m
+        every: 5m
+      - {kind: clone, of: kt}
+      - {kind: stuck, part: iis2mdc, board: kt}
     price: {amount: 1.50, currency: CHF, period: monthly}
     location: {latitude: "45.07", longitude: 7.69, country: Italy, city: Torino}
     edgeNodes: [{}, {name: roof}]
@@ -128,6 +141,8 @@ providers:
         nodes: [edge-1, roof]
         rate: 0.5
         latency: {median: 40ms, jitter: 0s}
+        offers: [iis2mdc, stts22h]
+        replay: roof.csv
         parts:
           stts22h: {latency: 015.0, latencyUnit: s, manufacturer: "", market: ~}
       - {model: STWINKT1B, name: kt}
@@ -141,10 +156,33 @@ providers:
 	want := topology.Board{
 		Name: "stwinbx1-1", Model: topology.STWINBX1, MAC: "c0:83:2a:10:20:30", ID: "00112233445566778899aabb",
 		Nodes: []string{"edge-1", "roof"}, Rate: 0.5, Latency: topology.Latency{Median: topology.Duration(40 * time.Millisecond)},
+		Offers: []string{"iis2mdc", "stts22h"}, Replay: "roof.csv",
 		Parts: map[string]topology.Declared{"stts22h": {Latency: &latency, LatencyUnit: &unit, Manufacturer: &empty}},
 	}
 	if diff := cmp.Diff(want, b[0]); diff != "" {
 		t.Error(diff)
+	}
+	p := got.Providers[0]
+	if d := cmp.Diff([]string{"STWINBX1", "c0:83:2a:10:20:30", "c0:83:*"}, p.Allow); d != "" || p.Gather != topology.Duration(1500*time.Millisecond) {
+		t.Errorf("gathers for %v, allows %s", p.Gather, d)
+	}
+	if d := cmp.Diff(topology.Radio{Interval: topology.Duration(100 * time.Millisecond), Loss: 0.25}, p.Radio); d != "" {
+		t.Error(d)
+	}
+	const s = topology.Duration(time.Second)
+	drawn := [2]topology.Duration{p.Faults[1].At, p.Faults[2].At}
+	faults := []topology.ScheduledFault{
+		{Fault: topology.Fault{Kind: topology.FaultDrift, Part: "hts221", Slope: 1, For: 60 * s}, Board: "kt", At: 40 * s, Every: 300 * s},
+		{Fault: topology.Fault{Kind: topology.FaultClone, Of: "kt"}, At: drawn[0]},
+		{Fault: topology.Fault{Kind: topology.FaultStuck, Part: "iis2mdc"}, Board: "kt", At: drawn[1]},
+	}
+	if d := cmp.Diff(faults, p.Faults); d != "" {
+		t.Error(d)
+	}
+	for _, at := range drawn {
+		if at < 30*s || at > 300*s || at%s != 0 || drawn[0] == drawn[1] {
+			t.Errorf("drawn to begin at %v", drawn)
+		}
 	}
 	if got.Seed != 18446744073709551615 || got.Providers[0].Price.Amount != "1.50" || b[2].Name != "stwinkt1b-2" || b[1].Nodes[0] != "roof" {
 		t.Errorf("seed %d, amount %s, third board %s, second board's nodes %v", got.Seed, got.Providers[0].Price.Amount, b[2].Name, b[1].Nodes)
@@ -161,10 +199,24 @@ providers: [{edgeNodes: [{}, {}], boards: [{model: STWINKT1B, rate: 10.5}, {mode
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"provider-1/edge-1: 2 boards can send 33.5 messages/s through a throttle of 30: samples are lost; " +
-		"raise messageQPS to 34, lower rates or spread the boards over more nodes"}
-	if diff := cmp.Diff(want, got.Warnings()); diff != "" {
+	const much = "provider-1/edge-1: 2 boards can send %s messages/s through a throttle of 30: samples are lost; " +
+		"raise messageQPS to %s, gather for longer, offer less, lower rates or spread the boards over more nodes"
+	if diff := cmp.Diff([]string{fmt.Sprintf(much, "33.5", "34")}, got.Warnings()); diff != "" {
 		t.Error(diff)
+	}
+	p := &got.Providers[0]
+	p.Boards[0].Offers = []string{"hts221", "ism330dhcx", "imp34dt05"} // 10.5, 20 and 2 Hz
+	p.Boards[1].Rate = 0.3
+	if diff := cmp.Diff([]string{fmt.Sprintf(much, "33.1", "34")}, got.Warnings()); diff != "" {
+		t.Error(diff)
+	}
+	p.MessageQPS, p.Gather = 5, topology.Duration(600*time.Millisecond) // 3 x 1/0.6 s, and 2 x 0.3 Hz
+	if diff := cmp.Diff([]string{strings.Replace(fmt.Sprintf(much, "5.6", "6"), "of 30", "of 5", 1)}, got.Warnings()); diff != "" {
+		t.Error(diff)
+	}
+	p.Gather = topology.Duration(time.Second)
+	if w := got.Warnings(); len(w) > 0 {
+		t.Errorf("3.6 messages/s through a throttle of 5: %q", w)
 	}
 }
 
@@ -222,14 +274,85 @@ func TestProblems(t *testing.T) {
 			`t.yaml:4: providers[0].boards[0].nodes[2]: value "edge-1": want another value: providers[0].boards[0].nodes[1] has this one`,
 			`t.yaml:4: providers[0].boards[0].rate: value "0": want 0.1 to 100 Hz`,
 			`t.yaml:4: providers[0].boards[0].latency.median: value "-1ms": want 0s to 1m0s`,
-			`t.yaml:4: providers[0].boards[0].parts[hts221]: value "hts221": want a part of STWINBX1: stts22h, ilps22qs`,
-			`t.yaml:4: providers[0].boards[0].parts[stts22]: value "stts22": want a part of STWINBX1: stts22h, ilps22qs; did you mean stts22h?`,
+			`t.yaml:4: providers[0].boards[0].parts[hts221]: value "hts221": want a part that the board offers: stts22h, ilps22qs`,
+			`t.yaml:4: providers[0].boards[0].parts[stts22]: value "stts22": want a part that the board offers: stts22h, ilps22qs; did you mean stts22h?`,
 			`t.yaml:4: providers[0].boards[1].name: value "x": want another value: providers[0].boards[0].name has this one`,
 			`t.yaml:4: providers[0].boards[1].nodes: want at least one of the provider's edge nodes, or no field nodes for one in turn`,
 			`t.yaml:4: providers[0].boards[2].mac: value "c0:83:2a:00:00:01": want another value: providers[0].boards[1].mac has this one`,
 			`t.yaml:4: providers[0].boards[2].id: value "00112233445566778899aabb": want another value: providers[0].boards[1].id has this one`,
 			`t.yaml:4: providers[0].boards[2].rate: value "NaN": want 0.1 to 100 Hz`,
 			`t.yaml:4: providers[0].boards[2].latency.jitter: value "2ms": want 0s to the median, 1ms: a reading cannot arrive before it was taken`}},
+		"offers": {board("{model: STWINBX1, offers: [hts221, iis2md, stts22h, stts22h], parts: {ilps22qs: {}}, replay: '', ReplayCSV: x, '-': x}, {model: STWINKT1B, offers: []}"), []string{
+			`t.yaml:4: providers[0].boards[0].ReplayCSV: value "x": want one of the fields id, latency, mac, model, name, nodes, offers, parts, rate, replay`,
+			`t.yaml:4: providers[0].boards[0].-: value "x": want one of the fields id, latency, mac, model, name, nodes, offers, parts, rate, replay`,
+			`t.yaml:4: providers[0].boards[0].offers[0]: value "hts221": want a part of STWINBX1: stts22h, ilps22qs, ism330dhcx, iis2mdc, imp34dt05`,
+			`t.yaml:4: providers[0].boards[0].offers[1]: value "iis2md": want a part of STWINBX1: stts22h, ilps22qs, ism330dhcx, iis2mdc, imp34dt05; did you mean iis2mdc?`,
+			`t.yaml:4: providers[0].boards[0].offers[3]: value "stts22h": want another value: providers[0].boards[0].offers[2] has this one`,
+			`t.yaml:4: providers[0].boards[0].replay: want the path of a CSV file, or no field replay`,
+			`t.yaml:4: providers[0].boards[0].parts[ilps22qs]: value "ilps22qs": want a part that the board offers: hts221, iis2md, stts22h, stts22h`,
+			`t.yaml:4: providers[0].boards[1].offers: want at least one part, or no field offers for the environmental ones`}},
+		"air": {head + "consumers: [{}]\nproviders:\n  - gather: 11s\n    allow: ['c0:83', 'STWINKT1', 'c0:8*', '*', '*']\n    radio:\n      interval: 10ms\n      loss: 1\n  - gather: -1ms\n    allow: []\n    radio: {interval: 11s, loss: .nan}\n", []string{
+			`t.yaml:5: providers[0].gather: value "11s": want 0s to 10s`,
+			`t.yaml:6: providers[0].allow[0]: value "c0:83": want an address ("c0:83:2a:10:20:30"), the beginning of one ("c0:83:2a:*") or a model (STWINKT1B, STWINBX1)`,
+			`t.yaml:6: providers[0].allow[1]: value "stwinkt1": want an address ("c0:83:2a:10:20:30"), the beginning of one ("c0:83:2a:*") or a model (STWINKT1B, STWINBX1); did you mean STWINKT1B?`,
+			`t.yaml:6: providers[0].allow[2]: value "c0:8*": want an address ("c0:83:2a:10:20:30"), the beginning of one ("c0:83:2a:*") or a model (STWINKT1B, STWINBX1)`,
+			`t.yaml:6: providers[0].allow[4]: value "*": want another value: providers[0].allow[3] has this one`,
+			`t.yaml:8: providers[0].radio.interval: value "10ms": want 20ms to 10.24s`,
+			`t.yaml:9: providers[0].radio.loss: value "1": want 0 to 0.9, the share that is lost`,
+			`t.yaml:10: providers[1].gather: value "-1ms": want 0s to 10s`,
+			`t.yaml:11: providers[1].allow: want at least one address or model, or no field allow for all boards`,
+			`t.yaml:12: providers[1].radio.interval: value "11s": want 20ms to 10.24s`,
+			`t.yaml:12: providers[1].radio.loss: value "NaN": want 0 to 0.9, the share that is lost`}},
+		"faults": {head + `consumers: [{}]
+providers:
+  - boards: [{model: STWINBX1}, {model: STWINKT1B, name: kt}]
+    faults:
+      - {}
+      - kind: silense
+        part: x
+      - {kind: silence, part: hts221, slope: 1, of: kt, board: k, at: 0s, every: 1ms}
+      - kind: stuck
+        part: hts221
+      - {kind: stuck, part: hts222, board: kt}
+      - {kind: drift, slope: 0, for: -1s}
+      - {kind: drift, slope: .inf, at: -1s}
+      - {kind: clone}
+      - {kind: clone, of: kt, board: kt}
+      - {kind: clone, of: kr}
+      - kind: reboot
+        for: 1s
+      - kind: battery-low
+        for: 10s
+        every: 10s
+        wy: 1
+  - boards: []
+    faults: [{kind: silence}]
+  - boards: [{model: STWINBX1, name: one}]
+    faults: [{kind: clone, of: one}, {kind: clone, of: kt}]
+`, []string{
+			`t.yaml:7: providers[0].faults[0].kind: want one of silence, stuck, drift, garbage, battery-low, reboot, clone, out-of-range`,
+			`t.yaml:8: providers[0].faults[1].kind: value "silense": want one of silence, stuck, drift, garbage, battery-low, reboot, clone, out-of-range; did you mean silence?`,
+			`t.yaml:10: providers[0].faults[2].board: value "k": want one of the provider's boards: stwinbx1-1, kt; did you mean kt?, or no field board for one drawn`,
+			`t.yaml:10: providers[0].faults[2].part: value "hts221": want no such field for a fault of kind silence: the kinds stuck and drift have one`,
+			`t.yaml:10: providers[0].faults[2].slope: value "1": want no such field for a fault of kind silence: the kind drift has one`,
+			`t.yaml:10: providers[0].faults[2].of: value "kt": want no such field for a fault of kind silence: the kind clone has one`,
+			`t.yaml:10: providers[0].faults[2].at: value "0s": want a time after the start of the boards, such as 1s, or no field at for one drawn between 30s and 5m0s`,
+			`t.yaml:10: providers[0].faults[2].every: value "1ms": want at least 1s, or no field every for once`,
+			`t.yaml:12: providers[0].faults[3].part: value "hts221": want a part of STWINBX1 and STWINKT1B: ism330dhcx, iis2mdc, imp34dt05, or no field part for every part`,
+			`t.yaml:13: providers[0].faults[4].part: value "hts222": want a part of STWINKT1B: hts221, lps22hh, stts751, ism330dhcx, iis2mdc, imp34dt05; did you mean hts221?, or no field part for every part`,
+			`t.yaml:14: providers[0].faults[5].slope: value "0": want a number other than 0, in the unit of the reading a minute`,
+			`t.yaml:14: providers[0].faults[5].for: value "-1s": want at least 0s, which is until it is cleared`,
+			`t.yaml:15: providers[0].faults[6].slope: value "+Inf": want a number other than 0, in the unit of the reading a minute`,
+			`t.yaml:15: providers[0].faults[6].at: value "-1s": want a time after the start of the boards, such as 1s, or no field at for one drawn between 30s and 5m0s`,
+			`t.yaml:16: providers[0].faults[7].of: want the board whose id the clone carries`,
+			`t.yaml:17: providers[0].faults[8].of: value "kt": want another board than the one that becomes its clone`,
+			`t.yaml:18: providers[0].faults[9].of: value "kr": want one of the provider's boards: stwinbx1-1, kt; did you mean kt?`,
+			`t.yaml:20: providers[0].faults[10].for: value "1s": want no such field for a fault of kind reboot: a reboot takes as long as it takes`,
+			`t.yaml:23: providers[0].faults[11].every: value "10s": want more than the 10s for which it lasts`,
+			`t.yaml:24: providers[0].faults[11].wy: value "1": want one of the fields at, board, every, for, kind, of, part, slope`,
+			`t.yaml:26: providers[1].faults[0]: want no faults, for the provider has no boards`,
+			`t.yaml:28: providers[2].faults[0].of: value "one": want a provider with a second board, which becomes its clone`,
+			`t.yaml:28: providers[2].faults[1].of: value "kt": want one of the provider's boards: one`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := topology.Load("t.yaml", []byte(c.in))
@@ -243,6 +366,44 @@ func TestProblems(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestFaultCheck(t *testing.T) {
+	const minute = topology.Duration(time.Minute)
+	for _, tt := range []struct {
+		model string
+		fault topology.Fault
+		want  string
+	}{
+		{topology.STWINBX1, topology.Fault{Kind: topology.FaultDrift, Part: "stts22h", Slope: -2, For: minute}, ""},
+		{topology.STWINBX1, topology.Fault{Kind: topology.FaultDrift}, ""},
+		{topology.STWINKT1B, topology.Fault{Kind: topology.FaultClone, Of: "a"}, ""},
+		{topology.STWINKT1B, topology.Fault{Kind: topology.FaultClone}, "of: want the board whose id the clone carries"},
+		{topology.STWINKT1B, topology.Fault{Kind: "quiet"}, `kind: value "quiet": want one of silence, stuck, drift, garbage, battery-low, reboot, clone, out-of-range`},
+		{topology.STWINBX1, topology.Fault{Kind: topology.FaultStuck, Part: "hts221"},
+			`part: value "hts221": want a part of STWINBX1: stts22h, ilps22qs, ism330dhcx, iis2mdc, imp34dt05, or no field part for every part`},
+		{topology.STWINBX1, topology.Fault{Kind: topology.FaultReboot, For: minute},
+			`for: value "1m0s": want no such field for a fault of kind reboot: a reboot takes as long as it takes`},
+	} {
+		got := ""
+		if err := tt.fault.Check(tt.model); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%+v of a %s: %q, want %q", tt.fault, tt.model, got, tt.want)
+		}
+	}
+}
+
+// A board that joins later is like one of the file.
+func TestBoardSetDefaults(t *testing.T) {
+	for i, want := range topology.Default().Providers[0].Boards {
+		got := topology.Board{Model: want.Model, Rate: want.Rate, Parts: want.Parts}
+		got.SetDefaults(1, i%3+1, want.Nodes...)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
 	}
 }
 
@@ -262,6 +423,8 @@ func FuzzLoad(f *testing.F) {
 	f.Add(b)
 	f.Add([]byte(head + "consumers: [{}]\nproviders: [{}]\n"))
 	f.Add([]byte(head + "consumers: [{}]\nproviders: [{boards: [{model: STWINKT1B, rate: 1e1, parts: {hts221: {latency: '0.015', latencyUnit: ' #:'}}}]}]\n"))
+	f.Add([]byte(head + "consumers: [{}]\nproviders: [{gather: 1s, allow: ['c0:*'], radio: {loss: 0.1}, faults: [{kind: drift, slope: -.5, for: 1s, every: 1m}, {kind: clone, of: a}], boards: [{model: STWINKT1B, name: a, offers: [iis2mdc], replay: x, parts: {}}, {model: STWINBX1}]}]\n"))
+	f.Add([]byte(head + "consumers: [{}]\nproviders: [{faults: [], boards: [{model: STWINKT1B, parts: {}, nodes: []}]}]\n"))
 	f.Add([]byte("a: &x [*x]\n"))
 	f.Add([]byte("? [a]\n: !!int x\n<<: {b: |\n  c\n}\n"))
 	f.Add([]byte(" \t- :"))

@@ -211,3 +211,5 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	*d = Duration(v)
 	return err
 }
+
+func (d Duration) seconds() float64 { return time.Duration(d).Seconds() }

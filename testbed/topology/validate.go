@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,18 +21,11 @@ const (
 	minRate, maxRate = 0.1, 100
 	maxLatency       = Duration(time.Minute)
 	maxText          = 256
+	maxGather        = Duration(10 * time.Second)
+	// as in BLE
+	minInterval, maxInterval = Duration(20 * time.Millisecond), Duration(10240 * time.Millisecond)
+	maxLoss                  = 0.9
 )
-
-// partsOf a model that are offered; none for an unknown model.
-func partsOf(model string) []string {
-	switch model {
-	case STWINKT1B:
-		return []string{"hts221", "lps22hh", "stts751"}
-	case STWINBX1:
-		return []string{"stts22h", "ilps22qs"}
-	}
-	return nil
-}
 
 // Warnings name what is allowed but will not do what one may expect: an edge
 // node whose boards can send more than its throttle lets through, so that
@@ -43,14 +37,14 @@ func (t *Topology) Warnings() []string {
 			load, boards := 0.0, 0
 			for _, b := range p.Boards {
 				if slices.Contains(b.Nodes, n.Name) {
-					load += b.Rate * float64(len(partsOf(b.Model)))
+					load += b.load(p.Gather)
 					boards++
 				}
 			}
 			if load > float64(p.MessageQPS) {
 				out = append(out, fmt.Sprintf("%s/%s: %d boards can send %s messages/s through a throttle of %d: "+
-					"samples are lost; raise messageQPS to %d, lower rates or spread the boards over more nodes",
-					p.Name, n.Name, boards, strconv.FormatFloat(load, 'f', -1, 64), p.MessageQPS, int(math.Ceil(load))))
+					"samples are lost; raise messageQPS to %d, gather for longer, offer less, lower rates or spread the boards over more nodes",
+					p.Name, n.Name, boards, strconv.FormatFloat(math.Round(load*100)/100, 'f', -1, 64), p.MessageQPS, int(math.Ceil(load))))
 			}
 		}
 	}
@@ -173,6 +167,7 @@ func (v *validator) provider(at *field.Path, p *Provider, boards seen) {
 	}
 	v.positive(at.Child("messageQPS"), p.MessageQPS)
 	v.positive(at.Child("messageBurst"), p.MessageBurst)
+	v.air(at, p)
 	price := at.Child("price")
 	v.number(price.Child("amount"), p.Price.Amount, 0, math.Inf(1))
 	v.text(price.Child("currency"), p.Price.Currency)
@@ -189,7 +184,40 @@ func (v *validator) provider(at *field.Path, p *Provider, boards seen) {
 	for i := range p.Boards {
 		v.board(at.Child("boards").Index(i), &p.Boards[i], slices.Collect(maps.Keys(nodes)), boards)
 	}
+	for i := range p.Faults {
+		v.scheduled(at.Child("faults").Index(i), &p.Faults[i], p.Boards)
+	}
 }
+
+// air is what lies between the boards and the mappers of a provider, and in the
+// mappers.
+func (v *validator) air(at *field.Path, p *Provider) {
+	if p.Gather < 0 || p.Gather > maxGather {
+		v.want(at.Child("gather"), time.Duration(p.Gather), "0s to %s", time.Duration(maxGather))
+	}
+	allow := at.Child("allow")
+	if p.Allow != nil && len(p.Allow) == 0 {
+		v.want(allow, nil, "at least one address or model, or no field allow for all boards")
+	}
+	seen := map[string]string{}
+	for i, a := range p.Allow {
+		v.once(seen, allow.Index(i), a)
+		if !allowed.MatchString(a) && !slices.Contains(models, a) {
+			v.want(allow.Index(i), a, `an address ("c0:83:2a:10:20:30"), the beginning of one ("c0:83:2a:*") or a model (%s)%s`,
+				strings.Join(models, ", "), nearest(a, models))
+		}
+	}
+	radio := at.Child("radio")
+	if i := p.Radio.Interval; i < minInterval || i > maxInterval {
+		v.want(radio.Child("interval"), time.Duration(i), "%s to %s", time.Duration(minInterval), time.Duration(maxInterval))
+	}
+	if !(p.Radio.Loss >= 0 && p.Radio.Loss <= maxLoss) {
+		v.want(radio.Child("loss"), p.Radio.Loss, "0 to %g, the share that is lost", maxLoss)
+	}
+}
+
+// allowed are an address and the beginning of one.
+var allowed = regexp.MustCompile(`^([0-9a-f]{2}:){5}[0-9a-f]{2}$|^([0-9a-f]{2}:){0,5}\*$`)
 
 // seen is what is unique over the boards of a testbed.
 type seen struct{ names, macs, ids map[string]string }
@@ -198,7 +226,7 @@ func (v *validator) board(at *field.Path, b *Board, nodes []string, boards seen)
 	known := partsOf(b.Model)
 	ok := known != nil
 	if !ok {
-		v.want(at.Child("model"), b.Model, "%s or %s%s", STWINKT1B, STWINBX1, nearest(b.Model, []string{STWINKT1B, STWINBX1}))
+		v.want(at.Child("model"), b.Model, "%s%s", strings.Join(models, " or "), nearest(b.Model, models))
 	}
 	if ok || v.has(at.Child("name")) { // the default name follows from the model
 		v.label(at.Child("name"), b.Name)
@@ -222,10 +250,24 @@ func (v *validator) board(at *field.Path, b *Board, nodes []string, boards seen)
 	} else if j := b.Latency.Jitter; j < 0 || j > m {
 		v.want(latency.Child("jitter"), time.Duration(j), "0s to the median, %s: a reading cannot arrive before it was taken", time.Duration(m))
 	}
+	offers := at.Child("offers")
+	if b.Offers != nil && len(b.Offers) == 0 {
+		v.want(offers, nil, "at least one part, or no field offers for the environmental ones")
+	}
+	offered := map[string]string{}
+	for i, name := range b.Offers {
+		v.once(offered, offers.Index(i), name)
+		if ok && !slices.Contains(known, name) {
+			v.want(offers.Index(i), name, "a part of %s: %s%s", b.Model, strings.Join(known, ", "), nearest(name, known))
+		}
+	}
+	if replay := at.Child("replay"); b.Replay == "" && v.has(replay) {
+		v.want(replay, b.Replay, "the path of a CSV file, or no field replay")
+	}
 	for _, name := range sortedKeys(b.Parts) {
 		at := at.Child("parts").Key(name)
-		if ok && !slices.Contains(known, name) {
-			v.want(at, name, "a part of %s: %s%s", b.Model, strings.Join(known, ", "), nearest(name, known))
+		if ok && !slices.Contains(b.Offers, name) {
+			v.want(at, name, "a part that the board offers: %s%s", strings.Join(b.Offers, ", "), nearest(name, b.Offers))
 		}
 		declared := b.Parts[name]
 		v.declared(at.Child("latency"), declared.Latency)
