@@ -49,9 +49,41 @@ func TestConformance(t *testing.T) {
 	s.run(t)
 }
 
+// TestWithoutDeviceStatus: ERM works where KubeEdge is older than DeviceStatus, and
+// takes them up when KubeEdge is not any more.
+func TestWithoutDeviceStatus(t *testing.T) {
+	const crds = "../../charts/crds/"
+	s := startServer(t, crds+"devices.kubeedge.io_devices.yaml", crds+"nodecore.fluidos.eu_flavors.yaml")
+	s.create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "edge-1"}})
+	s.ready(t, "edge-1", corev1.ConditionTrue)
+	s.create(t, identity())
+	first := s.device(t, device("b1", "edge-1", hts221))
+	s.start(t)
+	s.unavailable(t, "without DeviceStatuses", offerHTS, "")
+	s.device(t, aged("b2", 0))
+	s.unavailable(t, "of two boards with one id, without DeviceStatuses", "b2-"+boardID+"-hts221", "its board has the id of Device b1")
+	s.ready(t, "edge-1", corev1.ConditionFalse)
+	s.offer(t, "its node is not Ready", offerHTS, func(o sensor.Offer, _ *nodecore.Flavor) bool { return !o.Available })
+	s.ready(t, "edge-1", corev1.ConditionTrue)
+	s.unavailable(t, "its node is Ready again", offerHTS, "")
+
+	path, err := filepath.Abs(crds + "devices.kubeedge.io_devicestatuses.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{Paths: []string{path}, ErrorIfPathMissing: true}); err != nil {
+		t.Fatal(err)
+	}
+	s.create(t, status(first, "offline"))
+	s.unavailable(t, "DeviceStatuses are there", offerHTS, "its board is offline")
+	s.state(t, "b1", "online")
+	s.unavailable(t, "online", offerHTS, "")
+}
+
 // server is a real API server with an ERM.
 type server struct {
-	client.Client // of an administrator; unknown fields are refused
+	client.Client              // of an administrator; unknown fields are refused
+	config        *rest.Config // an administrator's
 	kubeconfig    string
 	discovery     *discovery.DiscoveryClient
 }
@@ -99,7 +131,7 @@ func startServer(t *testing.T, definitions ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{Client: client.WithFieldValidation(c, metav1.FieldValidationStrict), discovery: d}
+	s := &server{Client: client.WithFieldValidation(c, metav1.FieldValidationStrict), config: config, discovery: d}
 	s.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "fluidos"}})
 	s.rights(t)
 	user, err := e.AddUser(envtest.User{Name: "testbed:erm"}, &rest.Config{})
@@ -232,6 +264,28 @@ func (s *server) offer(t *testing.T, what, name string, check func(sensor.Offer,
 	return f
 }
 
+// unavailable waits until something speaks against the board of a Flavor, or nothing.
+func (s *server) unavailable(t *testing.T, what, name, why string) {
+	t.Helper()
+	s.offer(t, what, name, func(o sensor.Offer, _ *nodecore.Flavor) bool {
+		return o.Available == (why == "") && o.Unavailable == why
+	})
+}
+
+// device is created as one of this API server's own.
+func (s *server) device(t *testing.T, d *devices.Device) *devices.Device {
+	t.Helper()
+	d.UID, d.CreationTimestamp = "", metav1.Time{}
+	s.create(t, d)
+	return d
+}
+
+// state as the edge reports it.
+func (s *server) state(t *testing.T, name, state string) {
+	t.Helper()
+	edit(t, s, &devices.DeviceStatus{}, name, func(d *devices.DeviceStatus) { d.Status.State = state })
+}
+
 func (s *server) withdrawn(t *testing.T, what, name string) {
 	t.Helper()
 	s.eventually(t, what, func() string {
@@ -346,14 +400,66 @@ func (s *server) run(t *testing.T) {
 		return ""
 	})
 
-	next := device("b2", "edge-1", lps22hh)
-	next.UID = ""
-	s.create(t, next)
-	s.offer(t, "a Device added later", "b2-"+boardID+"-lps22hh", found)
+	next := s.device(t, device("b2", "edge-1", lps22hh))
+	s.offer(t, "a Device added later", offerOf("b2", "lps22hh"), found)
 
 	edit(t, s, &devices.Device{}, "b1", func(d *devices.Device) { d.Annotations = annotation(odd) })
 	s.withdrawn(t, "a sensor removed", offerHTS)
 	s.offer(t, "the other sensor", offerLPS, found)
+
+	// Availability follows the board, also over a restart.
+	name := offerOf("b2", "lps22hh")
+	s.create(t, status(next, "online"))
+	s.state(t, "b2", "unhealthy")
+	s.unavailable(t, "unhealthy", name, "its board is unhealthy")
+	stop()
+	before = s.written(t)
+	stop = s.start(t)
+	edit(t, s, &devices.DeviceStatus{}, "b2", func(d *devices.DeviceStatus) {
+		value := &devices.TwinProperty{Value: "1"}
+		d.Status.Twins = []devices.Twin{{PropertyName: "p", Reported: value, ObservedDesired: value}}
+	})
+	s.state(t, "b2", "online")
+	s.unavailable(t, "online again", name, "")
+	s.eventually(t, "writes of Flavors for one change of state", func() string {
+		if n := s.written(t) - before; n != 1 {
+			return fmt.Sprintf("%d, want 1", n)
+		}
+		return ""
+	})
+
+	// Of two boards with one id the younger is not available, until the older goes.
+	clone := device("b3", "edge-1", hts221)
+	clone.Labels = next.Labels
+	s.device(t, clone)
+	copied := "b3-" + idOf("b2") + "-hts221"
+	s.unavailable(t, "a second board with the id", copied, "its board has the id of Device b2")
+	s.unavailable(t, "the first board with the id", name, "")
+	duplicates := func() string {
+		var list corev1.EventList
+		if err := s.List(t.Context(), &list, client.InNamespace("fluidos"), client.MatchingFields{"reason": "DuplicateBoardID"}); err != nil {
+			t.Fatal(err)
+		}
+		var of []string
+		for _, e := range list.Items {
+			of = append(of, e.InvolvedObject.Name)
+		}
+		if got := strings.Join(of, " "); got != "b3" {
+			return fmt.Sprintf("Events DuplicateBoardID of %q, want b3", got)
+		}
+		return ""
+	}
+	s.eventually(t, "events", duplicates)
+	edit(t, s, &devices.Device{}, "b2", func(d *devices.Device) { delete(d.Labels, devices.LabelBoardID) })
+	s.unavailable(t, "the first has another id", copied, "")
+	edit(t, s, &devices.Device{}, "b2", func(d *devices.Device) { d.Labels = clone.Labels })
+	s.unavailable(t, "it has the id again", copied, "its board has the id of Device b2")
+	if err := s.Delete(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	s.unavailable(t, "the first is gone", copied, "")
+	next = s.device(t, device("b2", "edge-1", lps22hh))
+	s.offer(t, "the Device made anew", name, func(o sensor.Offer, f *nodecore.Flavor) bool { return f.OwnerReferences[0].UID == next.UID })
 
 	// Removed while nobody looks.
 	stop()
@@ -361,7 +467,7 @@ func (s *server) run(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.start(t)
-	s.withdrawn(t, "its Device is gone", "b2-"+boardID+"-lps22hh")
+	s.withdrawn(t, "its Device is gone", name)
 }
 
 // written are the requests that wrote Flavors, as the API server counts them.

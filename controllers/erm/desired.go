@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 
@@ -22,10 +23,61 @@ import (
 	"github.com/fluidos-edge/testbed/controllers/sensor"
 )
 
-// desired is what a Device has on offer, and what is wrong with the rest. A Device
-// without annotation or node, or that is being deleted, has nothing on offer. It is
-// a pure function: same input, same Flavors in the same order.
-func desired(device *devices.Device, nodes []corev1.Node, owner nodecore.NodeIdentity, opts Options) ([]nodecore.Flavor, []sensor.Problem) {
+// judge says what speaks against a board, "" if nothing does: an older Device, which
+// it then returns, has the same id, or the edge says so in the DeviceStatus. sharers
+// are Devices with the same id, itself among them or not; status is nil if there is
+// none. It is a pure function.
+func judge(device *devices.Device, status *devices.DeviceStatus, sharers []devices.Device) (fault string, older *devices.Device) {
+	for i := range sharers {
+		// One that is being deleted has nothing on offer any more.
+		if d := &sharers[i]; d.DeletionTimestamp == nil && olderThan(d, device) && (older == nil || olderThan(d, older)) {
+			older = d
+		}
+	}
+	if older != nil {
+		return "its board has the id of Device " + older.Name, older
+	}
+	if word := ailing(device.UID, status); word != "" {
+		return "its board is " + word, nil
+	}
+	return "", nil
+}
+
+// olderThan orders Devices by age, and by name those of one second.
+func olderThan(a, b *devices.Device) bool {
+	if s, t := a.CreationTimestamp, b.CreationTimestamp; !s.Equal(&t) {
+		return s.Before(&t)
+	}
+	return a.Name < b.Name
+}
+
+// stateDisconnected is a state that mappers of KubeEdge know besides those of EdgeCore.
+const stateDisconnected = "disconnected"
+
+// ailing is the state of a board that cannot be relied on, "" for any other. What
+// KubeEdge calls online and ok is good; no DeviceStatus, no state, "unknown" and words
+// that KubeEdge does not have say nothing, and whether data arrives is not for ERM to
+// judge. EdgeCore passes on a mapper's words in the mapper's letters. A DeviceStatus
+// that another Device owns is of an earlier one of the same name.
+func ailing(device types.UID, status *devices.DeviceStatus) string {
+	if status == nil {
+		return ""
+	}
+	if o := metav1.GetControllerOf(status); o != nil && o.UID != device {
+		return ""
+	}
+	switch word := strings.ToLower(status.Status.State); word {
+	case devices.StateOffline, devices.StateUnhealthy, stateDisconnected:
+		return word
+	}
+	return ""
+}
+
+// desired is what a Device has on offer, and what is wrong with the rest; fault is
+// what speaks against its board. A Device without annotation or node, or that is being
+// deleted, has nothing on offer. It is a pure function: same input, same Flavors in
+// the same order.
+func desired(device *devices.Device, nodes []corev1.Node, fault string, owner nodecore.NodeIdentity, opts Options) ([]nodecore.Flavor, []sensor.Problem) {
 	annotation := device.Annotations[devices.AnnotationSensors]
 	if annotation == "" || device.DeletionTimestamp != nil {
 		return nil, nil
@@ -60,7 +112,10 @@ func desired(device *devices.Device, nodes []corev1.Node, owner nodecore.NodeIde
 			if i > 0 {
 				f.Name += "-" + node
 			}
-			f.Spec.Availability = slices.ContainsFunc(nodes, func(n corev1.Node) bool { return n.Name == node && isReady(&n) })
+			f.Spec.Availability = fault == "" && slices.ContainsFunc(nodes, func(n corev1.Node) bool { return n.Name == node && isReady(&n) })
+			if fault != "" {
+				f.Annotations[sensor.AnnotationUnavailable] = fault
+			}
 			flavors = append(flavors, f)
 		}
 	}
@@ -76,6 +131,14 @@ func ownNode(device *devices.Device) []string {
 
 var hex96 = regexp.MustCompile(`^[0-9a-f]{24}$`)
 
+// boardID of a Device, "" if it has none that is one.
+func boardID(device *devices.Device) string {
+	if id := device.Labels[devices.LabelBoardID]; hex96.MatchString(id) {
+		return id
+	}
+	return ""
+}
+
 // flavor offers one sensor on a node.
 func flavor(device *devices.Device, e sensor.Element, node string, owner nodecore.NodeIdentity, opts Options) (nodecore.Flavor, error) {
 	data, err := typeData(e.Raw, node)
@@ -83,14 +146,11 @@ func flavor(device *devices.Device, e sensor.Element, node string, owner nodecor
 		return nodecore.Flavor{}, err
 	}
 	c := e.Characteristics
-	boardID := device.Labels[devices.LabelBoardID]
-	if !hex96.MatchString(boardID) {
-		boardID = ""
-	}
 	f := nodecore.Flavor{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: device.Namespace,
-			Name:      sensor.ObjectName(device.Name, boardID, c.UID, e.Part()),
+			Namespace:   device.Namespace,
+			Name:        sensor.ObjectName(device.Name, boardID(device), c.UID, e.Part()),
+			Annotations: map[string]string{},
 			Labels: map[string]string{
 				nodecore.LabelDevice: device.Name,
 				nodecore.LabelPart:   e.Part(),
@@ -112,7 +172,7 @@ func flavor(device *devices.Device, e sensor.Element, node string, owner nodecor
 		f.Spec.Location = ptr.To(opts.Location)
 	}
 	if latency := strings.TrimSpace(c.Latency); latency != "" {
-		f.Annotations = map[string]string{nodecore.AnnotationLatency: strings.TrimSpace(latency + " " + c.Properties.Unit.Latency)}
+		f.Annotations[nodecore.AnnotationLatency] = strings.TrimSpace(latency + " " + c.Properties.Unit.Latency)
 	}
 	return f, nil
 }
@@ -167,6 +227,7 @@ func merged(found, want *nodecore.Flavor) (next *nodecore.Flavor, differs bool) 
 	}
 	maps.Copy(next.Labels, want.Labels)
 	delete(next.Annotations, nodecore.AnnotationLatency)
+	delete(next.Annotations, sensor.AnnotationUnavailable)
 	if len(want.Annotations) > 0 {
 		if next.Annotations == nil {
 			next.Annotations = map[string]string{}

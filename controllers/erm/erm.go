@@ -12,7 +12,12 @@
 //   - A bad sensor costs itself, never the board's others, and its Device gets
 //     an Event that names where in the annotation it is bad.
 //
-// A Flavor is available while the node of its Device is Ready.
+// A Flavor is available while the node of its Device is Ready and nothing speaks
+// against its board. Two things do: the DeviceStatus says that it is offline,
+// unhealthy or disconnected; or an older Device has the same board id, of which the
+// younger gets an Event. The Flavor's annotation sensors.fluidos.eu/unavailable
+// names the one of them that holds. Where DeviceStatus is not defined, as in KubeEdge
+// up to v1.22, ERM does without until it is.
 //
 // To try it: erm --kubeconfig FILE, then kubectl get devices,flavors,events -n fluidos.
 package erm
@@ -22,13 +27,17 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
@@ -104,7 +113,7 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), opts Options)
 		Logger: logger,
 		Cache: cache.Options{
 			DefaultNamespaces: map[string]cache.Config{opts.Namespace: {}},
-			DefaultTransform:  cache.TransformStripManagedFields(),
+			DefaultTransform:  slim,
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.ConfigMap{}: {Field: fields.OneTermEqualSelector("metadata.name", identityName)},
 				&corev1.Node{}:      {Transform: onlyReadiness},
@@ -119,14 +128,30 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), opts Options)
 	if err != nil {
 		return err
 	}
+	discover, err := discovery.NewDiscoveryClientForConfigAndClient(config, mgr.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	statuses := func() (bool, error) { return definesStatuses(discover) }
+	defined, err := await(ctx, ready, statuses)
+	if err != nil {
+		return nil // only the end of ctx
+	}
 	r := newReconciler(mgr.GetClient(), log, opts, time.Now)
-	if err := r.setup(ctx, mgr); err != nil {
+	c, err := r.setup(ctx, mgr, defined)
+	if err != nil {
 		return fmt.Errorf("controller: %w", err)
 	}
-	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		return announce(ctx, mgr.GetCache(), opts.Namespace, ready)
-	})); err != nil {
-		return err
+	tasks := []manager.RunnableFunc{func(ctx context.Context) error {
+		return announce(ctx, mgr.GetCache(), opts.Namespace, defined, ready)
+	}}
+	if !defined {
+		tasks = append(tasks, func(ctx context.Context) error { return r.follow(ctx, c, mgr.GetCache(), statuses) })
+	}
+	for _, task := range tasks {
+		if err := mgr.Add(task); err != nil {
+			return err
+		}
 	}
 	if err := mgr.Start(ctx); err != nil {
 		return fmt.Errorf("stopped: %w", err)
@@ -158,9 +183,36 @@ func newManager(ctx context.Context, config *rest.Config, ready func(error), o m
 	return mgr, err
 }
 
+// definesStatuses asks an API server whether it has DeviceStatuses.
+func definesStatuses(d discovery.DiscoveryInterface) (bool, error) {
+	list, err := d.ServerResourcesForGroupVersion(devices.GroupVersion.String())
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("resources of %s: %w", devices.GroupVersion, err)
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == "DeviceStatus" }), nil
+}
+
+// await an answer; an error is only the end of ctx.
+func await(ctx context.Context, ready func(error), ask func() (bool, error)) (answer bool, err error) {
+	err = wait.PollUntilContextCancel(ctx, time.Second, true, func(context.Context) (bool, error) {
+		var err error
+		if answer, err = ask(); err != nil {
+			ready(err)
+		}
+		return err == nil, nil
+	})
+	return answer, err
+}
+
 // announce readiness once every kind can be read from the cache.
-func announce(ctx context.Context, c client.Reader, namespace string, ready func(error)) error {
+func announce(ctx context.Context, c client.Reader, namespace string, statuses bool, ready func(error)) error {
 	kinds := []client.ObjectList{&devices.DeviceList{}, &nodecore.FlavorList{}, &corev1.NodeList{}, &corev1.ConfigMapList{}}
+	if statuses {
+		kinds = append(kinds, &devices.DeviceStatusList{})
+	}
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		for _, list := range kinds {
 			if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil {

@@ -10,20 +10,25 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
@@ -33,14 +38,19 @@ import (
 // identityName is the ConfigMap with the FLUIDOS node's own identity.
 const identityName = "fluidos-node-identity"
 
+// lookAgain is how often ERM looks whether DeviceStatuses are defined by now.
+const lookAgain = 5 * time.Second
+
 // Reasons of Events about a Device.
 const (
 	reasonBadSensor    = "BadSensor"    // it, or all sensors of the board, are not on offer
 	reasonUnknownField = "UnknownField" // kept as it is
+	// reasonDuplicate: an older Device has the same board id.
+	reasonDuplicate = "DuplicateBoardID"
 )
 
 // Rights of ERM, and no others.
-// +kubebuilder:rbac:groups=devices.kubeedge.io,resources=devices,verbs=get;list;watch,namespace=fluidos
+// +kubebuilder:rbac:groups=devices.kubeedge.io,resources=devices;devicestatuses,verbs=get;list;watch,namespace=fluidos
 // +kubebuilder:rbac:groups=nodecore.fluidos.eu,resources=flavors,verbs=get;list;watch;create;update;delete,namespace=fluidos
 // +kubebuilder:rbac:groups="",resources=configmaps,resourceNames=fluidos-node-identity,verbs=get;list;watch,namespace=fluidos
 // +kubebuilder:rbac:groups="",resources=events,verbs=create,namespace=fluidos
@@ -52,10 +62,12 @@ type reconciler struct {
 	log    *slog.Logger
 	opts   Options
 	now    func() time.Time
+	// statuses: DeviceStatuses are in the cache.
+	statuses atomic.Bool
 
 	mu sync.Mutex
-	// told are the problems of each Device that have an Event. A problem that
-	// goes away and comes back is told again.
+	// told is what each Device has an Event about. What goes away and comes back
+	// is told again.
 	told map[types.NamespacedName]map[string]bool
 }
 
@@ -63,8 +75,10 @@ func newReconciler(c client.Client, log *slog.Logger, opts Options, now func() t
 	return &reconciler{client: c, log: log, opts: opts.withDefaults(), now: now, told: map[types.NamespacedName]map[string]bool{}}
 }
 
-// byDevice indexes Flavors by the Device that owns them.
-const byDevice = "device"
+const (
+	byDevice = "device" // indexes Flavors by the Device that owns them
+	byBoard  = "board"  // indexes Devices by their board id
+)
 
 func indexDevice(o client.Object) []string {
 	if name := deviceOf(o.(*nodecore.Flavor)); name != "" {
@@ -73,18 +87,58 @@ func indexDevice(o client.Object) []string {
 	return nil
 }
 
-// setup says what leads to a Reconcile: a changed Device, any change of a Flavor
-// of its own, its node becoming Ready or not, the identity.
-func (r *reconciler) setup(ctx context.Context, mgr manager.Manager) error {
-	if err := mgr.GetFieldIndexer().IndexField(ctx, &nodecore.Flavor{}, byDevice, indexDevice); err != nil {
-		return err
+func indexBoard(o client.Object) []string {
+	if id := boardID(o.(*devices.Device)); id != "" {
+		return []string{id}
 	}
-	return builder.ControllerManagedBy(mgr).Named("erm").
+	return nil
+}
+
+// setup says what leads to a Reconcile: a changed Device, a change of another with
+// its board id, any change of a Flavor of its own, its node becoming Ready or not,
+// the identity, and, where DeviceStatuses are defined, its board becoming fit or not.
+func (r *reconciler) setup(ctx context.Context, mgr manager.Manager, defined bool) (controller.Controller, error) {
+	index := mgr.GetFieldIndexer()
+	if err := index.IndexField(ctx, &nodecore.Flavor{}, byDevice, indexDevice); err != nil {
+		return nil, err
+	}
+	if err := index.IndexField(ctx, &devices.Device{}, byBoard, indexBoard); err != nil {
+		return nil, err
+	}
+	b := builder.ControllerManagedBy(mgr).Named("erm").
 		For(&devices.Device{}, builder.WithPredicates(deviceChanged())).
+		Watches(&devices.Device{}, handler.EnqueueRequestsFromMapFunc(r.devicesOfBoard), builder.WithPredicates(deviceChanged())).
 		Watches(&nodecore.Flavor{}, handler.EnqueueRequestsFromMapFunc(deviceOfFlavor)).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.devicesOfNode), builder.WithPredicates(readinessChanged())).
-		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.allDevices), builder.WithPredicates(dataChanged())).
-		Complete(r)
+		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.allDevices), builder.WithPredicates(dataChanged()))
+	if defined {
+		// Before the first Reconcile, else a restart would take every board for fit.
+		r.statuses.Store(true)
+		b = b.Watches(&devices.DeviceStatus{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(stateChanged()))
+	}
+	return b.Build(r)
+}
+
+// follow waits for the definition of DeviceStatus, which KubeEdge has since v1.23,
+// and has the controller look at them from then on.
+func (r *reconciler) follow(ctx context.Context, c controller.Controller, informers cache.Cache, defined func() (bool, error)) error {
+	r.log.Info("no DeviceStatuses are defined: what the edge says of boards is not known")
+	err := wait.PollUntilContextCancel(ctx, lookAgain, false, func(context.Context) (bool, error) {
+		yes, err := defined()
+		return yes && err == nil, nil
+	})
+	if err == nil {
+		_, err = informers.GetInformer(ctx, &devices.DeviceStatus{})
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("devicestatuses: %w", err)
+	}
+	r.statuses.Store(true)
+	r.log.Info("DeviceStatuses are defined now")
+	return c.Watch(source.Kind[client.Object](informers, &devices.DeviceStatus{}, &handler.EnqueueRequestForObject{}, stateChanged()))
 }
 
 // Reconcile brings the Flavors of one Device in line. It reads from the cache;
@@ -107,8 +161,13 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	identity, unknown := r.identity(ctx)
 	var wanted []nodecore.Flavor
 	var problems []sensor.Problem
+	var older *devices.Device
 	if !gone {
-		wanted, problems = desired(device, nodes.Items, identity, r.opts)
+		var fault string
+		if fault, older, err = r.judge(ctx, device); err != nil {
+			return ctrl.Result{}, err
+		}
+		wanted, problems = desired(device, nodes.Items, fault, identity, r.opts)
 	}
 	if unknown != nil && len(wanted) > 0 {
 		r.log.Warn("nothing new goes on offer without an identity", "device", req.Name, "err", unknown)
@@ -138,9 +197,36 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if gone {
 		r.forget(req.NamespacedName)
 	} else {
-		errs = append(errs, r.tell(ctx, device, problems))
+		told := notes(problems)
+		if older != nil && device.DeletionTimestamp == nil {
+			told = append(told, duplicate(device, older))
+		}
+		errs = append(errs, r.tell(ctx, device, told))
 	}
 	return settle(errs)
+}
+
+// judge a board by all that is in the cache about it.
+func (r *reconciler) judge(ctx context.Context, device *devices.Device) (fault string, older *devices.Device, err error) {
+	var sharers devices.DeviceList
+	if id := boardID(device); id != "" {
+		if err := r.client.List(ctx, &sharers, client.InNamespace(device.Namespace), client.MatchingFields{byBoard: id}); err != nil {
+			return "", nil, fmt.Errorf("list devices of board %s: %w", id, err)
+		}
+	}
+	var status *devices.DeviceStatus
+	if r.statuses.Load() {
+		status = &devices.DeviceStatus{}
+		err := r.client.Get(ctx, client.ObjectKeyFromObject(device), status)
+		switch {
+		case apierrors.IsNotFound(err):
+			status = nil
+		case err != nil:
+			return "", nil, fmt.Errorf("get devicestatus: %w", err)
+		}
+	}
+	fault, older = judge(device, status, sharers.Items)
+	return fault, older, nil
 }
 
 // settle tells failures from a cache that is behind: what was written or removed
@@ -225,7 +311,15 @@ func (r *reconciler) withdraw(ctx context.Context, f *nodecore.Flavor) error {
 }
 
 // note is one Event to be.
-type note struct{ reason, message string }
+type note struct {
+	reason, message string
+	version         string // of what it is about besides the Device
+}
+
+func duplicate(device, older *devices.Device) note {
+	return note{reasonDuplicate, fmt.Sprintf("board id %s is that of Device %s too, which is older: the sensors of this Device are not available",
+		boardID(device), older.Name), older.ResourceVersion}
+}
 
 // notes turn problems into few Events: one for each bad sensor, up to a number, and one for
 // all unknown fields together.
@@ -242,30 +336,30 @@ func notes(problems []sensor.Problem) []note {
 	var out []note
 	for i, message := range bad {
 		if i == most {
-			out = append(out, note{reasonBadSensor, fmt.Sprintf("%d more problems of this annotation are not listed", len(bad)-most)})
+			out = append(out, note{reason: reasonBadSensor, message: fmt.Sprintf("%d more problems of this annotation are not listed", len(bad)-most)})
 			break
 		}
-		out = append(out, note{reasonBadSensor, message})
+		out = append(out, note{reason: reasonBadSensor, message: message})
 	}
 	if len(unknown) > 0 {
-		out = append(out, note{reasonUnknownField, "kept, but not known: " + strings.Join(unknown, ", ")})
+		out = append(out, note{reason: reasonUnknownField, message: "kept, but not known: " + strings.Join(unknown, ", ")})
 	}
 	return out
 }
 
-// tell records an Event on the Device for each problem that it does not have one
+// tell records an Event on the Device for each note that it does not have one
 // for. Events are written here and not by a recorder: that of events.k8s.io folds
 // two bad sensors of one board into one Event and drops the second path. Their
 // names follow from what they say about which version of the Device, so that a
 // restart adds none.
-func (r *reconciler) tell(ctx context.Context, device *devices.Device, problems []sensor.Problem) error {
+func (r *reconciler) tell(ctx context.Context, device *devices.Device, notes []note) error {
 	key := client.ObjectKeyFromObject(device)
 	r.mu.Lock()
 	before := r.told[key]
 	r.mu.Unlock()
 	now := map[string]bool{}
 	var errs []error
-	for _, n := range notes(problems) {
+	for _, n := range notes {
 		id := string(device.UID) + "\x00" + n.reason + "\x00" + n.message
 		if !before[id] {
 			if err := r.record(ctx, device, n, id); err != nil {
@@ -289,7 +383,7 @@ func (r *reconciler) record(ctx context.Context, device *devices.Device, n note,
 	if len(message) > longest {
 		message = strings.ToValidUTF8(message[:longest-3], "") + "..."
 	}
-	sum := sha256.Sum256([]byte(device.ResourceVersion + "\x00" + id))
+	sum := sha256.Sum256([]byte(device.ResourceVersion + "\x00" + n.version + "\x00" + id))
 	at := metav1.NewTime(r.now())
 	err := r.client.Create(ctx, &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: device.Namespace, Name: device.Name + "." + hex.EncodeToString(sum[:8])},
@@ -326,13 +420,22 @@ func (r *reconciler) devicesOfNode(ctx context.Context, o client.Object) []recon
 	return r.devicesWhere(ctx, func(d *devices.Device) bool { return r.opts.Nodes != nil || d.Spec.NodeName == o.GetName() })
 }
 
+// devicesOfBoard are the others with the board id of a Device.
+func (r *reconciler) devicesOfBoard(ctx context.Context, o client.Object) []reconcile.Request {
+	d, ok := o.(*devices.Device)
+	if !ok || boardID(d) == "" {
+		return nil
+	}
+	return r.devicesWhere(ctx, func(other *devices.Device) bool { return other.Name != d.Name }, client.MatchingFields{byBoard: boardID(d)})
+}
+
 func (r *reconciler) allDevices(ctx context.Context, _ client.Object) []reconcile.Request {
 	return r.devicesWhere(ctx, func(*devices.Device) bool { return true })
 }
 
-func (r *reconciler) devicesWhere(ctx context.Context, wanted func(*devices.Device) bool) []reconcile.Request {
+func (r *reconciler) devicesWhere(ctx context.Context, wanted func(*devices.Device) bool, among ...client.ListOption) []reconcile.Request {
 	var all devices.DeviceList
-	if err := r.client.List(ctx, &all, client.InNamespace(r.opts.Namespace)); err != nil {
+	if err := r.client.List(ctx, &all, append(among, client.InNamespace(r.opts.Namespace))...); err != nil {
 		r.log.Error("list devices", "err", err)
 		return nil
 	}
@@ -367,12 +470,42 @@ func readinessChanged() predicate.Predicate {
 	}}
 }
 
+// stateChanged lets pass what changes whether a DeviceStatus speaks against its board:
+// twins, of which most writes are, do not.
+func stateChanged() predicate.Predicate {
+	says := func(o client.Object) (says struct {
+		of   types.UID
+		word string
+	}) {
+		if s, ok := o.(*devices.DeviceStatus); ok {
+			if owner := metav1.GetControllerOf(s); owner != nil {
+				says.of = owner.UID
+			}
+			says.word = ailing(says.of, s)
+		}
+		return says
+	}
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return says(e.ObjectOld) != says(e.ObjectNew) }}
+}
+
 func dataChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, ok := e.ObjectOld.(*corev1.ConfigMap)
 		after, ok2 := e.ObjectNew.(*corev1.ConfigMap)
 		return ok && ok2 && !reflect.DeepEqual(before.Data, after.Data)
 	}}
+}
+
+// slim is what the cache keeps of an object: of a DeviceStatus the state and the owner.
+func slim(o any) (any, error) {
+	s, ok := o.(*devices.DeviceStatus)
+	if !ok {
+		return cache.TransformStripManagedFields()(o)
+	}
+	return &devices.DeviceStatus{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, OwnerReferences: s.OwnerReferences},
+		Status:     devices.DeviceStatusStatus{State: s.Status.State},
+	}, nil
 }
 
 // onlyReadiness is all that the cache keeps of a Node.

@@ -2,6 +2,7 @@ package erm_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -37,10 +38,18 @@ func annotation(elements ...string) map[string]string {
 	return map[string]string{devices.AnnotationSensors: base64.StdEncoding.EncodeToString([]byte("[" + strings.Join(elements, ",") + "]"))}
 }
 
+// idOf is the board id of a Device of a test.
+func idOf(name string) string {
+	if name == "b1" {
+		return boardID
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(name)))[:24]
+}
+
 func device(name, node string, elements ...string) *devices.Device {
 	return &devices.Device{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "fluidos", Name: name, UID: types.UID("uid-of-" + name),
-			Labels: map[string]string{devices.LabelBoardID: boardID}, Annotations: annotation(elements...)},
+			Labels: map[string]string{devices.LabelBoardID: idOf(name)}, Annotations: annotation(elements...)},
 		Spec: devices.DeviceSpec{NodeName: node},
 	}
 }
@@ -62,6 +71,7 @@ type cluster struct {
 	writes []string
 	fail   func(verb string, o any) error
 	opts   erm.Options
+	blind  bool // no DeviceStatuses are defined
 	erm    interface {
 		Reconcile(context.Context, ctrl.Request) (ctrl.Result, error)
 	}
@@ -79,7 +89,7 @@ func newCluster(t *testing.T, opts erm.Options, objects ...client.Object) *clust
 		return c.fail(verb, o)
 	}
 	c.Client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
-		WithIndex(&nodecore.Flavor{}, erm.ByDevice, erm.IndexDevice).
+		WithIndex(&nodecore.Flavor{}, erm.ByDevice, erm.IndexDevice).WithIndex(&devices.Device{}, erm.ByBoard, erm.IndexBoard).
 		WithInterceptorFuncs(interceptor.Funcs{
 			List: func(ctx context.Context, w client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
 				if err := c.fail("list", list); err != nil {
@@ -112,7 +122,9 @@ func newCluster(t *testing.T, opts erm.Options, objects ...client.Object) *clust
 
 // restart forgets all that ERM has in memory.
 func (c *cluster) restart() {
-	c.erm = erm.NewReconciler(c.Client, slog.New(slog.DiscardHandler), c.opts, func() time.Time { return time.Unix(1e9, 0) })
+	r := erm.NewReconciler(c.Client, slog.New(slog.DiscardHandler), c.opts, func() time.Time { return time.Unix(1e9, 0) })
+	erm.SeeStatuses(r, !c.blind)
+	c.erm = r
 }
 
 // reconcile Devices by name; it returns what was written meanwhile.
@@ -192,6 +204,8 @@ const (
 	offerLPS = "b1-" + boardID + "-lps22hh"
 )
 
+func offerOf(device, part string) string { return device + "-" + idOf(device) + "-" + part }
+
 // The nine faults are those of the ERM that this one replaces.
 
 func TestFault1NothingToOffer(t *testing.T) {
@@ -206,14 +220,14 @@ func TestFault1NothingToOffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.reconcile("b1", "b2", "b3", "b4", "b5", "b6", "b7", "never-was")
-	same(t, "flavors", []string{"b4-" + boardID + "-hts221", "b5-" + boardID + "-hts221"}, c.names())
+	same(t, "flavors", []string{offerOf("b4", "hts221"), offerOf("b5", "hts221")}, c.names())
 	same(t, "events", []string{
 		"Warning b5 BadSensor: $[0].type.sensorType is missing or empty",
 		"Warning b5 BadSensor: $[2] is a number, must be an object",
 		"Warning b6 BadSensor: $ is not JSON: invalid character ']' looking for beginning of object key string",
 		"Warning b7 BadSensor: $ is not base64: illegal base64 data at input byte 8",
 	}, c.events())
-	if c.flavors()["b4-"+boardID+"-hts221"].Spec.Availability {
+	if c.flavors()[offerOf("b4", "hts221")].Spec.Availability {
 		t.Error("a sensor on a node that does not exist is available")
 	}
 }
@@ -227,7 +241,7 @@ func TestFault2EachNodeItsOwn(t *testing.T) {
 	for name, f := range c.flavors() {
 		got[name] = fmt.Sprint(f.Labels[nodecore.LabelNode], " ", f.Spec.Availability)
 	}
-	same(t, "nodes", map[string]string{offerHTS: "edge-1 true", "b2-" + boardID + "-hts221": "edge-2 false"}, got)
+	same(t, "nodes", map[string]string{offerHTS: "edge-1 true", offerOf("b2", "hts221"): "edge-2 false"}, got)
 
 	t.Run("as a fault to test with", func(t *testing.T) {
 		c := newCluster(t, erm.Options{Nodes: func(d *devices.Device, all []corev1.Node) []string {
@@ -258,7 +272,7 @@ func TestFault3LaterChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.reconcile("b2")
-	same(t, "a Device added later", []string{offerHTS, "b2-" + boardID + "-lps22hh"}, c.names())
+	same(t, "a Device added later", []string{offerHTS, offerOf("b2", "lps22hh")}, c.names())
 
 	change(c, device("b1", ""), func(d *devices.Device) { d.Annotations = annotation(hts221, lps22hh) })
 	same(t, "a sensor added", []string{"create *v1alpha1.Flavor " + offerLPS}, c.reconcile("b1"))
@@ -586,20 +600,20 @@ func TestIdentity(t *testing.T) {
 func TestDesiredIsPure(t *testing.T) {
 	d := device("b1", "edge-1", hts221, lps22hh)
 	before := d.DeepCopy()
-	a, _ := erm.Desired(d, []corev1.Node{*node("edge-1", corev1.ConditionTrue)}, nodecore.NodeIdentity{}, erm.Options{})
-	b, _ := erm.Desired(d, []corev1.Node{*node("edge-1", corev1.ConditionTrue)}, nodecore.NodeIdentity{}, erm.Options{})
+	a, _ := erm.Desired(d, []corev1.Node{*node("edge-1", corev1.ConditionTrue)}, "", nodecore.NodeIdentity{}, erm.Options{})
+	b, _ := erm.Desired(d, []corev1.Node{*node("edge-1", corev1.ConditionTrue)}, "", nodecore.NodeIdentity{}, erm.Options{})
 	same(t, "twice", a, b)
 	same(t, "the Device", before, d)
 
 	long := strings.Repeat("x", 64)
 	for _, d := range []*devices.Device{device(long, "edge-1", hts221), device("b1", long, hts221)} {
-		flavors, problems := erm.Desired(d, nil, nodecore.NodeIdentity{}, erm.Options{})
+		flavors, problems := erm.Desired(d, nil, "", nodecore.NodeIdentity{}, erm.Options{})
 		if len(flavors) != 0 || len(problems) != 1 || !strings.Contains(problems[0].Message, "cannot be a label") {
 			t.Errorf("%s on %s: %d flavors, %v", d.Name, d.Spec.NodeName, len(flavors), problems)
 		}
 	}
 	d.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
-	if flavors, _ := erm.Desired(d, nil, nodecore.NodeIdentity{}, erm.Options{}); len(flavors) != 0 {
+	if flavors, _ := erm.Desired(d, nil, "", nodecore.NodeIdentity{}, erm.Options{}); len(flavors) != 0 {
 		t.Error("a Device that is being deleted has something on offer")
 	}
 }

@@ -9,6 +9,10 @@ import (
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 )
 
+// AnnotationUnavailable of a Flavor says what speaks against its board. It is
+// there exactly as long as that does, whatever the node is.
+const AnnotationUnavailable = "sensors.fluidos.eu/unavailable"
+
 // Offer is one sensor on offer, as selection sees it.
 type Offer struct {
 	Key Key
@@ -19,8 +23,12 @@ type Offer struct {
 	Node string
 	// Topic as a Rule names it, without the namespace before it.
 	Topic string
-	// Available is false while the sensor's node is not Ready.
-	Available       bool
+	// Available is false while the sensor's node is not Ready, and while something
+	// speaks against its board.
+	Available bool
+	// Unavailable is what speaks against the board of a sensor that is not
+	// available (`its board is offline`), "" if nothing is known to.
+	Unavailable     string
 	UID             string
 	Category        string
 	Characteristics nodecore.Characteristics
@@ -67,6 +75,9 @@ func FromFlavor(f *nodecore.Flavor) (Offer, error) {
 		UID:             c.UID,
 		Category:        c.Type.SensorCategory,
 		Characteristics: c,
+	}
+	if !o.Available {
+		o.Unavailable = f.Annotations[AnnotationUnavailable]
 	}
 	return o, nil
 }

@@ -45,6 +45,12 @@ func TestFromFlavor(t *testing.T) {
 		{"a name with no id", func(f *nodecore.Flavor) { f.Name = strings.Replace(f.Name, "0123456789", "x123456789", 1) }, func(o *sensor.Offer) { o.BoardID = "" }},
 		{"one more node offers it", func(f *nodecore.Flavor) { f.Name += "-edge-2" }, func(*sensor.Offer) {}},
 		{"not available", func(f *nodecore.Flavor) { f.Spec.Availability = false }, func(o *sensor.Offer) { o.Available = false }},
+		{"not available because of its board", func(f *nodecore.Flavor) {
+			f.Spec.Availability, f.Annotations = false, map[string]string{sensor.AnnotationUnavailable: "its board is offline"}
+		}, func(o *sensor.Offer) { o.Available, o.Unavailable = false, "its board is offline" }},
+		{"available against its annotation", func(f *nodecore.Flavor) {
+			f.Annotations = map[string]string{sensor.AnnotationUnavailable: "its board is offline"}
+		}, func(*sensor.Offer) {}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := want
