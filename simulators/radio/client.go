@@ -93,10 +93,14 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("radio: %w", err)
 	}
+	return newClient(socket, nc), nil
+}
+
+func newClient(socket string, nc net.Conn) *Client {
 	c := &Client{socket: socket, nc: nc, done: make(chan struct{}),
 		calls: map[uint32]chan pdu{}, conns: map[uint32]*Conn{}}
 	go c.read()
-	return c, nil
+	return c
 }
 
 // Done is closed when the radio is gone; every Conn is gone then too.
@@ -118,9 +122,9 @@ func (c *Client) Close() error {
 }
 
 // Scan yields advertisements until ctx ends or the radio goes away; then the
-// channel is closed. Every board in reach is heard at once and then about once
-// a second, and whenever it becomes connectable or busy. Advertisements that are
-// not read in time are lost. There is one scan at a time.
+// channel is closed. Every board in reach is heard at once, then once an
+// advertising interval, and whenever it becomes connectable or busy. Advertisements
+// that are not read in time are lost. There is one scan at a time.
 func (c *Client) Scan(ctx context.Context) (<-chan Advertisement, error) {
 	scan := &stream[Advertisement]{ch: make(chan Advertisement, unreadAdvertisements)}
 	c.order.Lock()

@@ -1,6 +1,45 @@
 package radio
 
-import "io"
+import (
+	"context"
+	"io"
+	"net"
+)
+
+// Pipe is a radio without a socket, so that it runs where time is a test's: dial
+// is a client of it, and Run serves as always.
+func Pipe(boards []Heard, o Options) (s *Server, dial func() *Client, err error) {
+	s, err = newServer(boards, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &pipes{ctx: ctx, cancel: cancel, conns: make(chan net.Conn)}
+	s.l = l
+	return s, func() *Client {
+		near, far := net.Pipe()
+		l.conns <- far
+		return newClient("pipe", near)
+	}, nil
+}
+
+type pipes struct {
+	ctx    context.Context
+	cancel func()
+	conns  chan net.Conn
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipes) Close() error   { l.cancel(); return nil }
+func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
 // Reencode reads PDUs from r until the first error and appends each to b again.
 func Reencode(r io.Reader, b []byte) ([]byte, error) {

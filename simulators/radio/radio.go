@@ -10,12 +10,17 @@
 //   - A notification carries the board's emission time as host monotonic
 //     nanoseconds ([Now]) beside the frame, never in it.
 //   - Notifications of one connection arrive in the order in which the board
-//     handed them over, without gaps, until the connection ends.
+//     handed them over, without gaps, until the connection ends. Air that loses
+//     some ([Quality]) makes them late, as the link layer's retransmissions do.
 //   - No peer can hold up the other: what a client does not read within a bounded
 //     buffer costs it its connection, as a supervision timeout does in the air.
 //     Advertisements are different: they may be lost at any time.
 //   - A peer that goes away, with or without a word, ends every connection over
 //     its socket; both sides are told, and no goroutine stays behind.
+//   - Boards come, go and leave the range while clients are served ([Server.Add],
+//     [Server.Remove], [Server.SetReach]), and cost neither goroutine nor timer.
+//   - What is drawn by chance depends on the seed, the board and how often, and not
+//     on other boards.
 //
 // To try it: `boards --config boards.json --control control.sock`, then Dial one
 // of the config's radios; client_test.go is the shortest complete example.

@@ -98,6 +98,19 @@ type station struct {
 // Listen opens a radio that hears the given boards. Nobody is answered before
 // Run.
 func Listen(path string, boards []Heard, o Options) (*Server, error) {
+	s, err := newServer(boards, o)
+	if err != nil {
+		return nil, fmt.Errorf("radio %s: %w", path, err)
+	}
+	l, err := socket.Listen(path)
+	if err != nil {
+		return nil, fmt.Errorf("radio: %w", err)
+	}
+	s.l = l
+	return s, nil
+}
+
+func newServer(boards []Heard, o Options) (*Server, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
@@ -108,20 +121,15 @@ func Listen(path string, boards []Heard, o Options) (*Server, error) {
 		o.Quality.Interval = defaultInterval
 	}
 	if err := o.Quality.check(); err != nil {
-		return nil, fmt.Errorf("radio %s: %w", path, err)
+		return nil, err
 	}
 	s := &Server{clock: o.Clock, log: o.Log, quality: o.Quality, seed: o.Seed, resend: resend{woken: make(chan struct{}, 1)},
 		boards: map[Address]*station{}, clients: map[*peer]struct{}{}}
 	for _, b := range boards {
 		if err := s.Add(b); err != nil {
-			return nil, fmt.Errorf("radio %s: %w", path, err)
+			return nil, err
 		}
 	}
-	l, err := socket.Listen(path)
-	if err != nil {
-		return nil, fmt.Errorf("radio: %w", err)
-	}
-	s.l = l
 	return s, nil
 }
 
