@@ -71,7 +71,7 @@ func NewAdvertisement(model string, mac [6]byte) (Advertisement, error) {
 		switch {
 		case name != model:
 		case model == "STWINKT1B":
-			return Advertisement{Firmware: SensorDemo, DeviceID: id, Name: "STWINKT", Features: EnvironmentalKT1B, MAC: mac}, nil
+			return Advertisement{Firmware: SensorDemo, DeviceID: id, Name: "STWINKT", Features: EnvironmentalKT1B | Inertial | Battery | Microphone, MAC: mac}, nil
 		default:
 			return Advertisement{Firmware: STWINBox, DeviceID: id, Name: "STWINBX", FirmwareID: stwinBoxID, Options: [3]byte{1}, MAC: mac}, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,21 @@ func TestDecode(t *testing.T) {
 		{"battery without current", "00020000", "01 00 e8 03 74 0e 00 80 03",
 			bluest.Frame{TS: 1, TSUnitMs: 10, Readings: []bluest.Reading{
 				{Quantity: "level", Value: 100, Unit: "%"}, {Quantity: "voltage", Value: 3700, Unit: "mV"}, {Quantity: "status", Value: 3, Unit: "code"}}}},
+		{"battery that gives current", "00020000", "ff ff 32 00 e4 0c e8 ff 00",
+			bluest.Frame{TS: 0xffff, TSUnitMs: 10, Readings: []bluest.Reading{
+				{Quantity: bluest.Level, Value: 5, Unit: "%"}, {Quantity: bluest.Voltage, Value: 3300, Unit: "mV"},
+				{Quantity: bluest.Current, Value: -24, Unit: "mA"}, {Quantity: bluest.Status, Value: 0, Unit: "code"}}}},
+		{"every integer at its least", "00e00000", "00 00 00 80 ff 7f 00 80 ff 7f 00 80 ff 7f 00 80 ff 7f 00 80",
+			bluest.Frame{TS: 0, TSUnitMs: 10, Readings: []bluest.Reading{
+				{Quantity: "accelerationX", Value: -32768, Unit: "mg"}, {Quantity: "accelerationY", Value: 32767, Unit: "mg"}, {Quantity: "accelerationZ", Value: -32768, Unit: "mg"},
+				{Quantity: "angularRateX", Value: 3276.7, Unit: "dps"}, {Quantity: "angularRateY", Value: -3276.8, Unit: "dps"}, {Quantity: "angularRateZ", Value: 3276.7, Unit: "dps"},
+				{Quantity: "magneticFieldX", Value: -32768, Unit: "mGauss"}, {Quantity: "magneticFieldY", Value: 32767, Unit: "mGauss"}, {Quantity: "magneticFieldZ", Value: -32768, Unit: "mGauss"}}}},
+		{"one microphone", "04000000", "00 01 26",
+			bluest.Frame{TS: 0x100, TSUnitMs: 10, Readings: []bluest.Reading{{Quantity: "soundLevel1", Value: 38, Unit: "dB"}}}},
+		{"four microphones", "04000000", "01 00 00 01 80 ff",
+			bluest.Frame{TS: 1, TSUnitMs: 10, Readings: []bluest.Reading{
+				{Quantity: "soundLevel1", Value: 0, Unit: "dB"}, {Quantity: "soundLevel2", Value: 1, Unit: "dB"},
+				{Quantity: "soundLevel3", Value: 128, Unit: "dB"}, {Quantity: "soundLevel4", Value: 255, Unit: "dB"}}}},
 		{"microphones", "04000000", "01 00 28 29",
 			bluest.Frame{TS: 1, TSUnitMs: 10, Readings: []bluest.Reading{
 				{Quantity: "soundLevel1", Value: 40, Unit: "dB"}, {Quantity: "soundLevel2", Value: 41, Unit: "dB"}}}},
@@ -75,7 +91,173 @@ func TestDecode(t *testing.T) {
 			if want := unhex(t, tt.frame); !bytes.Equal(back, want) {
 				t.Errorf("encoded again: % x, want % x", back, want)
 			}
+			if by := encode(t, m, got); !bytes.Equal(by, back) {
+				t.Errorf("by an Encoder: % x, want % x", by, back)
+			}
 		})
+	}
+}
+
+// encode a frame by an Encoder.
+func encode(t testing.TB, m bluest.Mask, f bluest.Frame) []byte {
+	t.Helper()
+	e, err := bluest.NewEncoder(m, len(f.Readings))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values []float64
+	for _, q := range e.Quantities() {
+		v, ok := f.Value(q)
+		if !ok {
+			v = math.NaN()
+		}
+		values = append(values, v)
+	}
+	b := e.Append([]byte("before"), f.TS, values)
+	if len(b) != len("before")+e.Bytes() || string(b[:6]) != "before" {
+		t.Errorf("%d bytes behind what was there, want %d", len(b)-6, e.Bytes())
+	}
+	return b[6:]
+}
+
+func TestEncoder(t *testing.T) {
+	e, err := bluest.NewEncoder(bluest.Battery, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nan, inf := math.NaN(), math.Inf(1)
+	for _, tt := range []struct {
+		name   string
+		values []float64
+		want   string
+	}{
+		{"as it is", []float64{99.94, 4199.6, -24, 1}, "02 01 e7 03 68 10 e8 ff 01"},
+		{"too much", []float64{1e9, inf, 40000, 256}, "02 01 ff ff ff 7f ff 7f ff"},
+		{"too little: no current is not the least one", []float64{-1, -inf, -40000, -1}, "02 01 00 00 00 80 01 80 00"},
+		{"nothing", []float64{nan, nan, nan, nan}, "02 01 00 00 00 80 00 80 00"},
+	} {
+		if got := e.Append(nil, 0x102, tt.values); !bytes.Equal(got, unhex(t, tt.want)) {
+			t.Errorf("%s: % x, want %s", tt.name, got, tt.want)
+		}
+	}
+	buffer := make([]byte, 0, e.Bytes())
+	if n := testing.AllocsPerRun(100, func() { buffer = e.Append(buffer[:0], 1, []float64{50, 3700, nan, 1}) }); n != 0 {
+		t.Errorf("%v allocations a frame", n)
+	}
+	for _, tt := range []struct {
+		m           bluest.Mask
+		microphones int
+		want        string
+	}{
+		{0x00008000, 0, "no layout is known for mask 00008000"},
+		{bluest.Microphone, 0, "0 microphones, want 1 to 4"},
+		{bluest.Microphone, 5, "5 microphones, want 1 to 4"},
+	} {
+		if _, err := bluest.NewEncoder(tt.m, tt.microphones); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want an error with %q", tt.m.UUID(), err, tt.want)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	for q, want := range map[string][2]float64{
+		bluest.Temperature2: {-3276.8, 3276.7}, bluest.Humidity: {0, 6553.5}, bluest.Pressure: {-21474836.48, 21474836.47},
+		bluest.Current: {-32767, 32767}, bluest.Status: {0, 255}, "soundLevel4": {0, 255}, "accelerationZ": {-32768, 32767},
+	} {
+		if least, most, ok := bluest.Limits(q); !ok || least != want[0] || most != want[1] {
+			t.Errorf("%s: %v to %v, %v; want %v", q, least, most, ok, want)
+		}
+	}
+	if _, _, ok := bluest.Limits("soundLevel5"); ok {
+		t.Error("a frame has a fifth microphone")
+	}
+}
+
+func TestCommand(t *testing.T) {
+	rate := func(m bluest.Mask, hz float64) bluest.Command {
+		c, err := bluest.RateCommand(m, hz)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, tt := range []struct {
+		name, hex string
+		want      bluest.Command
+		hz        float64 // of a rate
+	}{
+		{"disable", "00 14 00 00 00", bluest.Command{Feature: bluest.EnvironmentalBX1, ID: bluest.CommandDisable}, 0},
+		{"enable", "04 00 00 00 01", bluest.Command{Feature: bluest.Microphone, ID: bluest.CommandEnable}, 0},
+		{"4 Hz", "00 1d 00 00 02 28 00", rate(bluest.EnvironmentalKT1B, 4), 4},
+		{"the least rate", "00 e0 00 00 02 01 00", rate(bluest.Inertial, 0.06), 0.1},
+		{"the most", "00 e0 00 00 02 ff ff", rate(bluest.Inertial, 6553.5), 6553.5},
+		{"a rate of nothing is a rate", "00 02 00 00 02 00 00", bluest.Command{Feature: bluest.Battery, ID: bluest.CommandRate, Data: []byte{0, 0}}, 0},
+	} {
+		b := unhex(t, tt.hex)
+		if got := tt.want.Encode(); !bytes.Equal(got, b) {
+			t.Errorf("%s: % x, want %s", tt.name, got, tt.hex)
+		}
+		got, err := bluest.DecodeCommand(b)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%s: %s", tt.name, d)
+		}
+		if hz, err := got.Rate(); (err == nil) != (got.ID == bluest.CommandRate) || hz != tt.hz {
+			t.Errorf("%s: rate %v, %v", tt.name, hz, err)
+		}
+	}
+	for _, hz := range []float64{0, 0.04, -1, 6553.6, math.NaN(), math.Inf(1)} {
+		if c, err := bluest.RateCommand(bluest.Battery, hz); err == nil || !strings.Contains(err.Error(), "Hz, want 0.1 to 6553.5") {
+			t.Errorf("%v Hz: %v, %v", hz, c, err)
+		}
+	}
+	for hex, want := range map[string]string{
+		"":                 "command of 0 bytes, want at least 5",
+		"00140000":         "command of 4 bytes, want at least 5",
+		"0014000003":       "id 3, want 0 (disable), 1 (enable) or 2 (rate)",
+		"0014000002":       "command 2 with 0 bytes of data, want 2",
+		"001400000228":     "command 2 with 1 bytes of data, want 2",
+		"0014000001 00":    "command 1 with 1 bytes of data, want 0",
+		"00140000022800ff": "command 2 with 3 bytes of data, want 2",
+	} {
+		if _, err := bluest.DecodeCommand(unhex(t, hex)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want an error with %q", hex, err, want)
+		}
+	}
+}
+
+func FuzzCommand(f *testing.F) {
+	for _, hex := range []string{"0014000000", "0400000001", "001d0000022800", "00020000020000", "00e00000", "0014000003aabb"} {
+		f.Add(unhex(f, hex))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := bluest.DecodeCommand(b)
+		if err != nil {
+			return
+		}
+		if back := c.Encode(); !bytes.Equal(back, b) {
+			t.Fatalf("% x became % x", b, back)
+		}
+		hz, err := c.Rate()
+		if err != nil || hz == 0 {
+			return
+		}
+		again, err := bluest.RateCommand(c.Feature, hz)
+		if err != nil || !bytes.Equal(again.Encode(), b) {
+			t.Fatalf("% x is %v Hz, which is % x, %v", b, hz, again.Encode(), err)
+		}
+	})
+}
+
+func TestNominalRate(t *testing.T) {
+	for m, want := range map[bluest.Mask]float64{
+		bluest.EnvironmentalBX1: 2, bluest.Environmental: 2, bluest.EnvironmentalKT1B: 2, bluest.Inertial: 20, bluest.Battery: 1, bluest.Microphone: 2,
+	} {
+		if got := m.NominalRate(); got != want {
+			t.Errorf("%s: %v Hz, want %v", m.UUID(), got, want)
+		}
 	}
 }
 
@@ -284,30 +466,69 @@ func TestTimeline(t *testing.T) {
 }
 
 func TestParts(t *testing.T) {
-	for model, n := range map[string]int{"STWINKT1B": 4, "STWINBX1": 2} {
-		parts := bluest.Parts(model)
-		fed := map[string]string{}
-		for _, p := range parts {
-			if p.Characteristic != parts[0].Characteristic {
-				t.Errorf("%s: parts of more than one characteristic", model)
+	for model, masks := range map[string][]bluest.Mask{
+		"STWINKT1B": {bluest.EnvironmentalKT1B, bluest.Inertial, bluest.Microphone},
+		"STWINBX1":  {bluest.EnvironmentalBX1, bluest.Inertial, bluest.Microphone},
+	} {
+		// every value of the board's frames is fed by exactly one part, in its unit
+		fed := map[bluest.Mask]map[string]string{}
+		names := map[string]bool{}
+		for _, p := range bluest.Parts(model) {
+			if names[p.Name] || p.Name != strings.ToLower(p.Name) {
+				t.Errorf("%s: part %q twice, or not in lower case", model, p.Name)
 			}
+			names[p.Name] = true
+			if want := map[bluest.Mask]string{bluest.Inertial: "inertial", bluest.Microphone: "audio"}[p.Characteristic]; want != p.Category && (want != "" || p.Category != "environmental") {
+				t.Errorf("%s: %s is of category %q, want %q", model, p.Name, p.Category, want)
+			}
+			if fed[p.Characteristic] == nil {
+				fed[p.Characteristic] = map[string]string{}
+			}
+			fields := map[string]bool{}
 			for _, f := range p.Feeds {
-				fed[f.Quantity] = f.Unit
+				if fed[p.Characteristic][f.Quantity] != "" || fields[f.Field] {
+					t.Errorf("%s: quantity %s or field %s twice", model, f.Quantity, f.Field)
+				}
+				fed[p.Characteristic][f.Quantity] = f.Unit
+				fields[f.Field] = true
 			}
 		}
-		// every value of the board's frame is fed by exactly one part, in its unit
-		frame := make([]byte, map[string]int{"STWINKT1B": 12, "STWINBX1": 8}[model])
-		f, err := bluest.Decode(parts[0].Characteristic.UUID(), frame)
-		if err != nil {
-			t.Fatal(err)
+		for _, m := range masks {
+			e, err := bluest.NewEncoder(m, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := bluest.Decode(m.UUID(), make([]byte, e.Bytes()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]string{}
+			for _, r := range f.Readings {
+				want[r.Quantity] = r.Unit
+			}
+			if d := cmp.Diff(want, fed[m]); d != "" {
+				t.Errorf("%s: %s", model, d)
+			}
+			delete(fed, m)
 		}
-		want := map[string]string{}
-		for _, r := range f.Readings {
-			want[r.Quantity] = r.Unit
+		if len(fed) > 0 {
+			t.Errorf("%s: parts of further characteristics: %v", model, fed)
 		}
-		if d := cmp.Diff(want, fed); d != "" || len(fed) != n {
-			t.Errorf("%s: %s", model, d)
+	}
+	var fields []string
+	for _, p := range bluest.Parts("STWINKT1B") {
+		for _, f := range p.Feeds {
+			fields = append(fields, p.Name+" "+f.SensorType+" "+f.Field)
 		}
+	}
+	if d := cmp.Diff([]string{
+		"hts221 Humidity humidity_percent", "hts221 Temperature temperature_celsius", "lps22hh Pressure pressure_hpa", "stts751 Temperature temperature_celsius",
+		"ism330dhcx Acceleration acceleration_x_mg", "ism330dhcx Acceleration acceleration_y_mg", "ism330dhcx Acceleration acceleration_z_mg",
+		"ism330dhcx AngularRate angular_rate_x_dps", "ism330dhcx AngularRate angular_rate_y_dps", "ism330dhcx AngularRate angular_rate_z_dps",
+		"iis2mdc MagneticField magnetic_field_x_mgauss", "iis2mdc MagneticField magnetic_field_y_mgauss", "iis2mdc MagneticField magnetic_field_z_mgauss",
+		"imp34dt05 SoundLevel sound_level_1_db",
+	}, fields); d != "" {
+		t.Error(d)
 	}
 	if bluest.Parts("toaster") != nil {
 		t.Error("a toaster has parts")

@@ -62,12 +62,18 @@ func (m Mask) NominalRate() float64 {
 // its output comes as notifications.
 const ConsoleUUID = "00000001-000e-11e1-ac36-0002a5d5c51b"
 
-// Quantities of environmental frames.
+// Quantities of environmental and battery frames. Those of the others are numbered
+// or have axes: soundLevel1, accelerationX, angularRateX, magneticFieldX.
 const (
 	Pressure     = "pressure"     // hPa
 	Humidity     = "humidity"     // %RH
 	Temperature  = "temperature"  // degC
 	Temperature2 = "temperature2" // degC
+
+	Level   = "level"   // %
+	Voltage = "voltage" // mV
+	Current = "current" // mA
+	Status  = "status"  // 0 low, 1 discharging, 2 disconnected, 3 charging
 )
 
 const featureSuffix = "-0001-11e1-ac36-0002a5d5c51b"
@@ -154,11 +160,10 @@ var features = []struct {
 	{humidity, []field{{Humidity, "%RH", 2, false, 10, false}}},
 	{0x00040000, []field{{Temperature, "degC", 2, true, 10, false}}},
 	{0x00020000, []field{
-		{"level", "%", 2, false, 10, false},
-		{"voltage", "mV", 2, true, 1, false},
-		{"current", "mA", 2, true, 1, true},
-		// 0 low, 1 discharging, 2 disconnected, 3 charging
-		{"status", "code", 1, false, 1, false},
+		{Level, "%", 2, false, 10, false},
+		{Voltage, "mV", 2, true, 1, false},
+		{Current, "mA", 2, true, 1, true},
+		{Status, "code", 1, false, 1, false},
 	}},
 	{0x00010000, []field{{Temperature2, "degC", 2, true, 10, false}}},
 }
@@ -191,7 +196,7 @@ func (m Mask) layout() ([]field, int, error) {
 	return fields, n, nil
 }
 
-func microphones(n int) []field {
+func soundLevels(n int) []field {
 	fields := make([]field, n)
 	for i := range fields {
 		fields[i] = field{"soundLevel" + strconv.Itoa(i+1), "dB", 1, false, 1, false}
@@ -211,7 +216,7 @@ func Decode(characteristic string, frame []byte) (Frame, error) {
 		if n := len(frame) - 2; n < 1 || n > maxMicrophones {
 			return Frame{}, fmt.Errorf("characteristic %08x: frame of %d bytes, want %d to %d", uint32(m), len(frame), 3, 2+maxMicrophones)
 		}
-		fields = microphones(len(frame) - 2)
+		fields = soundLevels(len(frame) - 2)
 	} else {
 		var want int
 		if fields, want, err = m.layout(); err != nil {
@@ -242,6 +247,79 @@ func Decode(characteristic string, frame []byte) (Frame, error) {
 	return f, nil
 }
 
+// Encoder writes frames of one characteristic from bare values. It is safe for
+// concurrent use.
+type Encoder struct {
+	fields []field
+	bytes  int
+}
+
+// NewEncoder is for a characteristic; microphones is the number of values in a
+// frame of Microphone, 1 to 4, and not looked at for others.
+func NewEncoder(m Mask, microphones int) (*Encoder, error) {
+	if m == Microphone {
+		if microphones < 1 || microphones > maxMicrophones {
+			return nil, fmt.Errorf("characteristic %08x: %d microphones, want 1 to %d", uint32(m), microphones, maxMicrophones)
+		}
+		return &Encoder{fields: soundLevels(microphones), bytes: 2 + microphones}, nil
+	}
+	fields, n, err := m.layout()
+	return &Encoder{fields, n}, err
+}
+
+// Quantities of the values that Append takes, in their order.
+func (e *Encoder) Quantities() []string {
+	names := make([]string, len(e.fields))
+	for i, v := range e.fields {
+		names[i] = v.quantity
+	}
+	return names
+}
+
+// Bytes is the length of a frame.
+func (e *Encoder) Bytes() int { return e.bytes }
+
+// Append writes a frame behind b. values has one value for each quantity, NaN if
+// there is none. As in the integers of a board, a value that does not fit becomes
+// the nearest that does; one that may not be missing becomes the least.
+func (e *Encoder) Append(b []byte, ts uint16, values []float64) []byte {
+	b = binary.LittleEndian.AppendUint16(b, ts)
+	for i := range e.fields {
+		v := &e.fields[i]
+		least, most := v.limits()
+		scaled := math.Round(values[i] * v.scale)
+		raw := least
+		switch {
+		case scaled > float64(most):
+			raw = most
+		case scaled > float64(least):
+			raw = int64(scaled)
+		case v.absent && !math.IsNaN(scaled):
+			raw++ // the least stands for no value
+		}
+		b = v.append(b, raw)
+	}
+	return b
+}
+
+// Limits of what a frame can hold of a quantity; ok is false if no frame has it.
+func Limits(quantity string) (least, most float64, ok bool) {
+	all := soundLevels(maxMicrophones)
+	for _, f := range features {
+		all = append(all, f.fields...)
+	}
+	for _, v := range all {
+		if v.quantity == quantity {
+			l, m := v.limits()
+			if v.absent {
+				l++
+			}
+			return float64(l) / v.scale, float64(m) / v.scale, true
+		}
+	}
+	return 0, 0, false
+}
+
 // Encode is the inverse of Decode. f must have a reading for each value of the
 // layout, in any order; units are not looked at. Values are rounded to the step
 // of their field; one that does not fit is an error.
@@ -256,7 +334,7 @@ func Encode(f Frame) ([]byte, error) {
 		if len(f.Readings) < 1 || len(f.Readings) > maxMicrophones {
 			return nil, fmt.Errorf("characteristic %08x: %d readings, want 1 to %d", uint32(m), len(f.Readings), maxMicrophones)
 		}
-		fields = microphones(len(f.Readings))
+		fields = soundLevels(len(f.Readings))
 	} else if fields, n, err = m.layout(); err != nil {
 		return nil, err
 	}
@@ -279,7 +357,7 @@ func Encode(f Frame) ([]byte, error) {
 	return b, nil
 }
 
-func (v field) limits() (least, most int64) {
+func (v *field) limits() (least, most int64) {
 	bits := 8 * v.bytes
 	if v.signed {
 		return -1 << (bits - 1), 1<<(bits-1) - 1
@@ -287,7 +365,7 @@ func (v field) limits() (least, most int64) {
 	return 0, 1<<bits - 1
 }
 
-func (v field) get(b []byte) int64 {
+func (v *field) get(b []byte) int64 {
 	switch {
 	case v.bytes == 1:
 		return int64(b[0])
@@ -300,7 +378,7 @@ func (v field) get(b []byte) int64 {
 	}
 }
 
-func (v field) append(b []byte, raw int64) []byte {
+func (v *field) append(b []byte, raw int64) []byte {
 	switch v.bytes {
 	case 1:
 		return append(b, byte(raw))
