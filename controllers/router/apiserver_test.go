@@ -136,6 +136,24 @@ func (p *provider) setReady(n *corev1.Node, ready bool) {
 	}
 }
 
+// fault of a board, as ERM tells of it; "" for none.
+func (p *provider) fault(device, fault string) {
+	p.Helper()
+	var list nodecore.FlavorList
+	if err := p.client.List(p.ctx, &list, client.MatchingLabels{nodecore.LabelDevice: device}); err != nil {
+		p.Fatal(err)
+	}
+	if len(list.Items) == 0 {
+		p.Fatalf("no Flavor of %s", device)
+	}
+	for i := range list.Items {
+		router.SetFault(&list.Items[i], fault)
+		if err := p.client.Update(p.ctx, &list.Items[i]); err != nil {
+			p.Fatal(err)
+		}
+	}
+}
+
 // until waits for a function to return "", which else says what it sees.
 func (p *provider) until(see func() string) {
 	p.Helper()
@@ -405,6 +423,27 @@ func TestAPIServer(t *testing.T) {
 		p.untilRules(3)
 		p.delete(far)
 		p.untilRules(2)
+	})
+
+	t.Run("a board that goes away and returns keeps its Rule", func(t *testing.T) {
+		p := p.with(t)
+		before := p.rules()
+		p.fault("d-2", "its board is unhealthy")
+		dp := p.untilReady(low, "SensorUnavailable")
+		want := []metav1.Condition{
+			{Type: "Matched", Status: "True", Reason: "SensorsMatched", ObservedGeneration: 1, Message: "2 of 4 sensors on offer"},
+			{Type: "Ready", Status: "False", Reason: "SensorUnavailable", ObservedGeneration: 1, Message: "1 of 2 sensors are not available: d-2/hts221 (its board is unhealthy)"},
+		}
+		if d := cmp.Diff(want, dp.Status.Conditions, cmpopts.IgnoreTypes(metav1.Time{})); d != "" {
+			t.Error(d)
+		}
+		p.fault("d-2", "")
+		p.untilReady(low, "SensorsNotArrived")
+		p.relay.arrive(before...)
+		p.untilReady(low, "Served")
+		if d := cmp.Diff(before, p.rules()); d != "" {
+			t.Error(d)
+		}
 	})
 
 	t.Run("another node of the same name gets new Rules", func(t *testing.T) {

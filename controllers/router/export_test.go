@@ -39,6 +39,16 @@ func FlavorOf(board int, part, node, latency string) *nodecore.Flavor {
 	}
 }
 
+// SetFault is what ERM does to a Flavor when something speaks against its board;
+// fault "" when nothing does any more.
+func SetFault(f *nodecore.Flavor, fault string) {
+	f.Spec.Availability = fault == ""
+	f.Annotations = nil
+	if fault != "" {
+		f.Annotations = map[string]string{sensor.AnnotationUnavailable: fault}
+	}
+}
+
 // PathOf selects by latency; bound "" selects all.
 func PathOf(namespace, name, bound string, endpoints ...string) *sensors.DataPath {
 	dp := &sensors.DataPath{ObjectMeta: metav1.ObjectMeta{

@@ -138,8 +138,18 @@ type ruleMemory struct {
 	arrivals   map[string]int64 // by instance of the relay
 	confirmed  bool
 	quietSince time.Time // no arrival since, although one could have been seen
-	conflict   bool      // another Rule had the same key
+	board      presence
+	conflict   bool // another Rule had the same key
 }
+
+// presence of a board, as the last plan saw it.
+type presence int
+
+const (
+	present presence = iota
+	away             // something speaks against it
+	back             // nothing any more, and no sample has come since
+)
 
 // offer is a Flavor as selection sees it.
 type offer struct {
@@ -268,6 +278,9 @@ func (p *planner) observe(w world, nodes map[string]*corev1.Node) []*ruleMemory 
 		if grown {
 			m.confirmed = true
 			delete(p.failures, m.sensor)
+			if m.board == back {
+				m.board = present
+			}
 		}
 		if _, why := readiness(nodes, m.rule.Spec.SourceResource[rules.SourceNodeName]); grown || !healthy || why != "" {
 			m.quietSince = w.now
@@ -417,83 +430,96 @@ func (p *planner) planRules(w world, offers map[sensor.Key]offer, wanted map[sen
 			a.deleteRules = append(a.deleteRules, deletion{rule: m.rule, why: why})
 		}
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(wanted), compareKeys) {
-		o := offers[key]
+	// one decides on the Rule of a sensor; no reason to wait means that it arrives.
+	one := func(key sensor.Key, o offer) wait {
 		if o.Node == "" || o.Topic == "" {
-			waits[key] = wait{reasonNoSource, "its Flavor names no node or no topic"}
-			continue
+			return wait{reasonNoSource, "its Flavor names no node or no topic"}
 		}
 		since, notReady := readiness(nodes, o.Node)
 		want := p.rule(o, nodes[o.Node], since)
 		tk := keyOf(want)
 		m := byName[want.Name]
 		if m != nil && !ours(&m.rule) {
-			waits[key] = wait{reasonConflict, "Rule " + m.rule.Name + " is not the router's"}
-			continue
+			return wait{reasonConflict, "Rule " + m.rule.Name + " is not the router's"}
 		}
 		keep[want.Name] = true
 		if m != nil {
 			if why := differs(m.rule, want, notReady == ""); why != "" {
 				remove(m, why)
-				waits[key] = wait{reasonNotArrived, ""}
-				continue
+				return wait{reasonNotArrived, ""}
 			}
 			if m.rule.DeletionTimestamp != nil {
-				waits[key] = wait{reasonNotArrived, "its old Rule is being deleted"}
-				continue
+				return wait{reasonNotArrived, "its old Rule is being deleted"}
 			}
 			if other := otherThan(byKey[tk], m); other != nil {
 				m.conflict, m.confirmed = true, false
 				m.quietSince = w.now
-				waits[key] = wait{reasonConflict, "Rule " + other.rule.Name + " has the same node and topic"}
-				continue
+				return wait{reasonConflict, "Rule " + other.rule.Name + " has the same node and topic"}
 			}
 			if m.conflict {
 				// Whichever of the two ended, KubeEdge has no listener left.
 				remove(m, "another Rule had its node and topic")
-				waits[key] = wait{reasonNotArrived, ""}
-				continue
+				return wait{reasonNotArrived, ""}
+			}
+			// The silence of a board that is away says nothing of its Rule.
+			switch {
+			case o.Unavailable != "":
+				m.board, m.quietSince = away, w.now
+			case m.board == away:
+				m.board, m.quietSince = back, w.now
 			}
 			quiet, patience := w.now.Sub(m.quietSince), patience(o.Offer, 0)
 			switch {
 			case notReady != "":
-				waits[key] = wait{reasonNodeNotReady, notReady}
-			case m.confirmed && quiet < patience:
-				a.in(patience - quiet)
+				return wait{reasonNodeNotReady, notReady}
+			case m.board == away:
+				return wait{reasonUnavailable, o.Unavailable}
+			case m.confirmed && quiet >= patience:
+				return wait{reasonSilent, "silent for more than " + patience.String()}
 			case m.confirmed:
-				waits[key] = wait{reasonSilent, "silent for more than " + patience.String()}
-			default:
-				waits[key] = wait{reasonNotArrived, ""}
-				if left := p.patience(o.Offer) - quiet; left > 0 {
-					a.in(left)
-				} else if m.rule.DeletionTimestamp == nil {
-					p.failures[key]++
-					a.deleteRules = append(a.deleteRules, deletion{rule: m.rule, why: "no sample arrived", unconfirmed: true})
+				a.in(patience - quiet)
+				if m.board == back {
+					return wait{reasonNotArrived, ""}
 				}
+				return wait{}
 			}
-			continue
+			if left := p.patience(o.Offer) - quiet; left > 0 {
+				a.in(left)
+			} else {
+				p.failures[key]++
+				a.deleteRules = append(a.deleteRules, deletion{rule: m.rule, why: "no sample arrived", unconfirmed: true})
+			}
+			return wait{reasonNotArrived, ""}
 		}
 		switch left := pause - w.now.Sub(p.gone[tk]); {
 		case len(byKey[tk]) > 0:
 			other := byKey[tk][0]
 			if ours(&other.rule) {
-				waits[key] = wait{reasonNotArrived, "Rule " + other.rule.Name + " still has its node and topic"}
-			} else {
-				waits[key] = wait{reasonConflict, "Rule " + other.rule.Name + ", which is not the router's, has its node and topic"}
+				return wait{reasonNotArrived, "Rule " + other.rule.Name + " still has its node and topic"}
 			}
+			return wait{reasonConflict, "Rule " + other.rule.Name + ", which is not the router's, has its node and topic"}
 		case taken[tk] != "":
-			waits[key] = wait{reasonConflict, "Rule " + taken[tk] + " has the same node and topic"}
+			return wait{reasonConflict, "Rule " + taken[tk] + " has the same node and topic"}
 		case notReady != "":
-			waits[key] = wait{reasonNodeNotReady, notReady}
+			return wait{reasonNodeNotReady, notReady}
 		case blocked != "":
-			waits[key] = wait{reasonNotArrived, blocked}
+			return wait{reasonNotArrived, blocked}
 		case left > 0:
-			waits[key] = wait{reasonNotArrived, ""}
 			a.in(left)
 		default:
-			waits[key] = wait{reasonNotArrived, ""}
 			taken[tk] = want.Name
 			a.createRules = append(a.createRules, want)
+		}
+		return wait{reasonNotArrived, ""}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(wanted), compareKeys) {
+		o := offers[key]
+		why := one(key, o)
+		if why.reason == reasonNotArrived && o.Unavailable != "" {
+			why = wait{reasonUnavailable, o.Unavailable}
+		}
+		if why.reason != "" {
+			waits[key] = why
 		}
 	}
 	for _, m := range there {

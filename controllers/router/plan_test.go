@@ -162,6 +162,16 @@ func (s *sim) offer(board int, node, latency string) *nodecore.Flavor {
 	return &s.flavors[len(s.flavors)-1]
 }
 
+// fault of a board, of whose sensors ERM says that they are not available; "" for none.
+func (s *sim) fault(board int, fault string) {
+	for i := range s.flavors {
+		if f := &s.flavors[i]; f.Labels[nodecore.LabelDevice] == keyFor(board).Device {
+			SetFault(f, fault)
+			f.ResourceVersion += "+"
+		}
+	}
+}
+
 func (s *sim) ask(name, bound string) *sensors.DataPath {
 	s.world.paths = append(s.world.paths, *PathOf("c", name, bound, "a"))
 	return &s.world.paths[len(s.world.paths)-1]
@@ -229,6 +239,28 @@ func TestPlan(t *testing.T) {
 			s.flavors[0].Spec.Availability = false
 			s.flavors[0].ResourceVersion = "2"
 		}, 10 * time.Second, nil, "Served: "},
+		{"board is away", func(s *sim) { s.fault(1, "its board is offline") }, 3 * time.Hour, nil,
+			"SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is offline)"},
+		{"board and node are away", func(s *sim) {
+			s.fault(1, "its board is offline")
+			s.nodes[0].Status.Conditions[0].Status = corev1.ConditionUnknown
+		}, time.Hour, nil, "NodeNotReady: 1 of 1 sensors have not arrived yet: d-1/p (node edge-1 is not ready)"},
+		{"board is away and its node came back", func(s *sim) {
+			s.fault(1, "its board is offline")
+			s.nodes[0] = readyNode("edge-1", "n1", start.Add(time.Minute))
+		}, time.Hour, again("its node came back"), "SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is offline)"},
+		{"board is away and the router restarts", func(s *sim) {
+			s.fault(1, "its board is offline")
+			s.planner = newPlanner("fluidos", "http://relay", []byte("key"), sensor.Select)
+		}, time.Hour, nil, "SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is offline)"},
+		{"board is away and the relay does not answer", func(s *sim) {
+			s.fault(1, "its board is offline")
+			s.down = errors.New("connection refused")
+		}, time.Hour, nil, "RelayUnreachable: relay http://admin: connection refused"},
+		{"board is away and somebody deletes the Rule", func(s *sim) {
+			s.fault(1, "its board is offline")
+			s.world.rules = nil
+		}, time.Hour, []string{"create d-1"}, "SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is offline)"},
 		{"sensor goes off offer", func(s *sim) { s.flavors = nil }, 3 * time.Second,
 			[]string{"delete d-1: no DataPath selects its sensor"}, "NoSensors: no sensor is on offer"},
 		{"Flavor gets another name", func(s *sim) { // a board-id label came: the same topic, another Rule
@@ -344,6 +376,108 @@ func TestPlanUnconfirmed(t *testing.T) {
 	s.settle(time.Second)
 	expect(t, s.ready(0), "Served: 1 sensors arrive, 1 endpoints are served")
 	expect(t, len(s.failures), 0)
+}
+
+// A board that goes away and returns keeps its Rule, and its DataPath is Ready once a
+// sample has come since.
+func TestPlanBoardReturns(t *testing.T) {
+	const away, awaited, arrives = "SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is unhealthy)",
+		"SensorsNotArrived: 1 of 1 sensors have not arrived yet: d-1/p", "Served: 1 sensors arrive, 1 endpoints are served"
+	s := served(t)
+	matched := *apimeta.FindStatusCondition(s.world.paths[0].Status.Conditions, sensors.ConditionMatched)
+	for range 2 {
+		s.fault(1, "its board is unhealthy")
+		s.step()
+		expect(t, s.ready(0), away)
+		for range 10 { // samples are not why it is unavailable
+			s.settle(500 * time.Millisecond)
+			s.arrivals[keyFor(1)]++
+		}
+		s.settle(time.Hour)
+		expect(t, s.ready(0), away)
+		expect(t, s.world.paths[0].Status.Matched, 1)
+
+		s.fault(1, "")
+		s.settle(2 * time.Second)
+		expect(t, s.ready(0), awaited)
+		s.arrivals[keyFor(1)]++
+		s.step()
+		expect(t, s.ready(0), arrives)
+	}
+	expect(t, *apimeta.FindStatusCondition(s.world.paths[0].Status.Conditions, sensors.ConditionMatched), matched)
+
+	// Available again, but silent: that is what it then is.
+	s.fault(1, "its board is offline")
+	s.settle(time.Hour)
+	s.fault(1, "")
+	s.settle(window - time.Second)
+	expect(t, s.ready(0), awaited)
+	s.settle(2 * time.Second)
+	expect(t, s.ready(0), "SensorsSilent: 1 of 1 sensors no longer arrive: d-1/p (silent for more than 30s)")
+	s.arrivals[keyFor(1)]++
+	s.step()
+	expect(t, s.ready(0), arrives)
+	expect(t, s.take(), []string(nil))
+}
+
+// A board that is away when a DataPath selects it gets its Rule, which is not made
+// again and again while nothing can come.
+func TestPlanBoardAwayFromTheStart(t *testing.T) {
+	s := newSim()
+	s.offer(1, "edge-1", "12")
+	s.fault(1, "its board is offline")
+	s.ask("x", "16ms")
+	s.step()
+	expect(t, s.ready(0), "SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is offline)")
+	s.settle(3 * time.Hour)
+	expect(t, s.take(), []string{"create endpoint eventbus-fluidos", "create endpoint relay", "create d-1"})
+	expect(t, s.ready(0), "SensorUnavailable: 1 of 1 sensors are not available: d-1/p (its board is offline)")
+
+	// From when it is there a sample must come, as through any new Rule.
+	s.fault(1, "")
+	s.settle(window - time.Second)
+	expect(t, s.take(), []string(nil))
+	expect(t, s.ready(0), "SensorsNotArrived: 1 of 1 sensors have not arrived yet: d-1/p")
+	s.settle(3 * time.Second)
+	expect(t, s.take(), []string{"delete d-1: no sample arrived", "create d-1"})
+	s.arrivals[keyFor(1)]++
+	s.step()
+	expect(t, s.ready(0), "Served: 1 sensors arrive, 1 endpoints are served")
+}
+
+// One board that is away takes nothing from the others, and is named before those
+// that merely do not arrive.
+func TestPlanBoardsAway(t *testing.T) {
+	s := newSim()
+	for i := 1; i <= 8; i++ {
+		s.offer(i, "edge-1", fmt.Sprint(i))
+	}
+	s.ask("all", "")
+	s.ask("one", "2ms")
+	s.settle(2 * time.Second)
+	s.take()
+	for i := 1; i <= 7; i++ {
+		s.arrivals[keyFor(i)]++
+	}
+	s.fault(3, "its board has the id of Device d-1")
+	s.step()
+	expect(t, s.ready(0), "SensorUnavailable: 1 of 8 sensors are not available: d-3/p (its board has the id of Device d-1); 1 more do not arrive")
+	expect(t, s.ready(1), "Served: 1 sensors arrive, 1 endpoints are served")
+	for i := 2; i <= 8; i++ {
+		s.fault(i, "its board is offline")
+	}
+	s.step()
+	expect(t, s.ready(0), "SensorUnavailable: 7 of 8 sensors are not available: d-2/p (its board is offline), d-3/p (its board is offline), "+
+		"d-4/p (its board is offline), d-5/p (its board is offline), d-6/p (its board is offline), 2 more")
+	expect(t, s.ready(1), "Served: 1 sensors arrive, 1 endpoints are served")
+	s.nodes = append(s.nodes, readyNode("edge-2", "n2", start))
+	s.nodes[1].Status.Conditions[0].Status = corev1.ConditionFalse
+	s.offer(9, "edge-2", "9")
+	s.step()
+	expect(t, s.ready(0), "NodeNotReady: 8 of 9 sensors have not arrived yet: d-9/p (node edge-2 is not ready), d-2/p (its board is offline), "+
+		"d-3/p (its board is offline), d-4/p (its board is offline), d-5/p (its board is offline), 3 more")
+	expect(t, s.world.paths[0].Status.Matched, 9)
+	expect(t, s.take(), []string(nil))
 }
 
 // A slow sensor gets five periods.

@@ -59,6 +59,13 @@ func (l *lagging) step() (idle bool) {
 		if !ours(&d.rule) {
 			l.Fatalf("deletes Rule %s, which is not the router's", d.rule.Name)
 		}
+		if d.unconfirmed {
+			for i := range l.flavors {
+				if o, err := sensor.FromFlavor(&l.flavors[i]); err == nil && o.Unavailable != "" && l.flavors[i].Name == d.rule.Name {
+					l.Fatalf("deletes Rule %s for silence, although %s", d.rule.Name, o.Unavailable)
+				}
+			}
+		}
 		for _, r := range l.rules {
 			if r.UID == d.rule.UID {
 				l.end(r)
@@ -128,9 +135,43 @@ func nodeMap(nodes []corev1.Node) map[string]*corev1.Node {
 	return m
 }
 
+// rest lets 50 s pass, in which every sensor sends, and checks that nothing is left to
+// be done then.
+func (l *lagging) rest() {
+	for range 100 {
+		l.now = l.now.Add(500 * time.Millisecond)
+		for b := 1; b <= 3; b++ {
+			l.counts[keyFor(b)]++
+		}
+		l.sync()
+		l.step()
+	}
+	if l.sync(); !l.step() {
+		l.Fatal("still at work after 50 s")
+	}
+}
+
+// reasons of Ready, by the DataPath's name.
+func (l *lagging) reasons() map[string]string {
+	out := map[string]string{}
+	for i, dp := range l.paths {
+		s := sim{world: l.world}
+		out[dp.Name], _, _ = strings.Cut(s.ready(i), ":")
+	}
+	return out
+}
+
+func (l *lagging) uids() (out []types.UID) {
+	for _, r := range l.rules {
+		out = append(out, r.UID)
+	}
+	return out
+}
+
 // Whatever happens in whatever order, with a cache that lags: never two Rules
 // of one node and topic, never a Rule without its RuleEndpoints; and at rest a
-// Rule for exactly the selected sensors of Ready nodes.
+// Rule for exactly the selected sensors of Ready nodes, whether their boards are
+// away or not.
 func TestPlanProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := &lagging{T: t, now: start, counts: map[sensor.Key]int64{}}
@@ -182,7 +223,18 @@ func TestPlanProperty(t *testing.T) {
 					if rapid.Bool().Draw(t, "renamed") {
 						f.Name = strings.Replace(f.Name, "-0000", "-ffff", 1)
 					}
+					SetFault(f, rapid.SampledFrom([]string{"", "", "its board is offline"}).Draw(t, "fault"))
 					l.flavors = append(l.flavors, *f)
+				}
+			},
+			"board": func(*rapid.T) {
+				b, fault := board(), rapid.SampledFrom([]string{"", "its board is offline", "its board is unhealthy"}).Draw(t, "fault")
+				for i := range l.flavors {
+					if f := &l.flavors[i]; f.Labels["sensors.fluidos.eu/device"] == keyFor(b).Device {
+						version++
+						f.ResourceVersion = fmt.Sprint(version)
+						SetFault(f, fault)
+					}
 				}
 			},
 			"node": func(*rapid.T) {
@@ -214,17 +266,7 @@ func TestPlanProperty(t *testing.T) {
 
 		// Then everything comes to rest.
 		setNode("edge-1", true, false)
-		for range 100 {
-			l.now = l.now.Add(500 * time.Millisecond)
-			for b := 1; b <= 3; b++ {
-				l.counts[keyFor(b)]++
-			}
-			l.sync()
-			l.step()
-		}
-		if l.sync(); !l.step() {
-			t.Fatal("still at work after 50 s")
-		}
+		l.rest()
 		want, keys := map[string]bool{}, map[topicKey]bool{}
 		for _, r := range l.rules {
 			if !ours(&r) {
@@ -251,7 +293,7 @@ func TestPlanProperty(t *testing.T) {
 				if away == "" && !keys[topicKey{o.Node, o.Topic}] || has {
 					want[name] = true
 				}
-				if away != "" || keys[topicKey{o.Node, o.Topic}] {
+				if away != "" || o.Unavailable != "" || keys[topicKey{o.Node, o.Topic}] {
 					ready[dp.UID] = false
 				}
 			}
@@ -274,6 +316,38 @@ func TestPlanProperty(t *testing.T) {
 		}
 		if n, needed := len(l.endpoints), len(l.paths)+len(l.flavors) > 0; n != 2 && needed || n != 0 && !needed {
 			t.Fatalf("%d RuleEndpoints at rest, needed %v", n, needed)
+		}
+
+		// All boards go away, for long, and return: every Rule is the one that it was, and
+		// the DataPaths are as they are with no board away.
+		setFaults := func(fault string) {
+			for i := range l.flavors {
+				version++
+				l.flavors[i].ResourceVersion = fmt.Sprint(version)
+				SetFault(&l.flavors[i], fault)
+			}
+			l.rest()
+		}
+		setFaults("")
+		before, made := l.reasons(), l.uids()
+		setFaults("its board is offline")
+		l.now = l.now.Add(time.Hour)
+		l.rest()
+		for name, reason := range l.reasons() {
+			want := before[name]
+			if want == reasonServed {
+				want = reasonUnavailable
+			}
+			if reason != want {
+				t.Fatalf("DataPath %s is %s with its boards away, want %s", name, reason, want)
+			}
+		}
+		setFaults("")
+		if after := l.reasons(); !maps.Equal(before, after) {
+			t.Fatalf("DataPaths are %v after their boards returned, want %v", after, before)
+		}
+		if after := l.uids(); !slices.Equal(made, after) {
+			t.Fatalf("Rules are %v after the boards returned, want %v", after, made)
 		}
 	})
 }

@@ -21,8 +21,11 @@
 //   - Ready is True only if every selected sensor arrives and every relay serves
 //     this generation with the same number of sensors.
 //
-// Availability of a Flavor does not decide selection: a sensor of a node that is
-// away stays selected and keeps its Rule, and Ready says what is awaited.
+// Availability of a Flavor does not decide selection: a sensor of a node or of a board
+// that is away stays selected and keeps its Rule, and Ready says what is awaited. Rules
+// depend on the node alone: one for a board that is away costs KubeEdge nothing, and is
+// there when the board returns. Until then silence is not held against the Rule, and
+// after that Ready waits for a sample.
 // Totals are sums over the relays' present instances: they count from 0 again
 // for a relay that restarted.
 //

@@ -30,6 +30,7 @@ const (
 	reasonConflict         = "RuleConflict"
 	reasonNoSource         = "NoSource"
 	reasonNodeNotReady     = "NodeNotReady"
+	reasonUnavailable      = "SensorUnavailable" // because of its board
 	reasonNotArrived       = "SensorsNotArrived"
 	reasonSilent           = "SensorsSilent"
 )
@@ -251,7 +252,7 @@ func missing(w world, s selection, waits map[sensor.Key]wait) (reason, message s
 // missingSensors names those that do not arrive. The reason that needs a person
 // most comes first.
 func missingSensors(matched []sensor.Key, waits map[sensor.Key]wait) (reason, message string) {
-	severity := []string{reasonConflict, reasonNoSource, reasonNodeNotReady, reasonNotArrived, reasonSilent}
+	severity := []string{reasonConflict, reasonNoSource, reasonNodeNotReady, reasonUnavailable, reasonNotArrived, reasonSilent}
 	rank := func(k sensor.Key) int { return slices.Index(severity, waits[k].reason) }
 	var late []sensor.Key
 	for _, k := range matched {
@@ -263,6 +264,17 @@ func missingSensors(matched []sensor.Key, waits map[sensor.Key]wait) (reason, me
 		return "", ""
 	}
 	slices.SortStableFunc(late, func(a, b sensor.Key) int { return cmp.Compare(rank(a), rank(b)) })
+	reason = waits[late[0]].reason
+	verb, after := "have not arrived yet", ""
+	switch reason {
+	case reasonUnavailable: // samples may come all the same
+		verb = "are not available"
+		if n := slices.IndexFunc(late, func(k sensor.Key) bool { return waits[k].reason != reason }); n > 0 {
+			late, after = late[:n], fmt.Sprintf("; %d more do not arrive", len(late)-n)
+		}
+	case reasonSilent:
+		verb = "no longer arrive"
+	}
 	var names []string
 	for _, k := range late[:min(len(late), maxListed)] {
 		text := name(k)
@@ -274,12 +286,7 @@ func missingSensors(matched []sensor.Key, waits map[sensor.Key]wait) (reason, me
 	if more := len(late) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	reason = waits[late[0]].reason
-	verb := "have not arrived yet"
-	if reason == reasonSilent {
-		verb = "no longer arrive"
-	}
-	return reason, fmt.Sprintf("%d of %d sensors %s: %s", len(late), len(matched), verb, strings.Join(names, ", "))
+	return reason, fmt.Sprintf("%d of %d sensors %s: %s%s", len(late), len(matched), verb, strings.Join(names, ", "), after)
 }
 
 // total adds up the accounts of all relays, of each its present instance: a
