@@ -30,6 +30,11 @@ test: build ## run every test that needs no container engine
 	go test -timeout 30m $$(go list ./... | grep -v '/scenarios$$') && \
 	go test -timeout 30m ./scenarios
 
+.PHONY: bluetooth
+bluetooth: ## compile and test the mapper's real Bluetooth adapter, without hardware
+	go vet -tags bluetooth ./controllers/mapper/... ./cmd/mapper
+	go test -tags bluetooth ./controllers/mapper/bluetooth
+
 .PHONY: fuzz
 fuzz: ## fuzz every decoder of outside bytes for FUZZTIME each
 	hack/fuzz.sh $(or $(FUZZTIME),10s)
