@@ -1,5 +1,5 @@
 // Package board is one simulated STWIN board: what it measures, announces and
-// sends over the radio, and how fast.
+// sends over the radio, how fast, and what can go wrong with it.
 //
 // A board starts nothing and keeps no timer. Whoever runs it calls [Board.Step]
 // when the board has asked for it, and is told by Wake when that has become
@@ -7,13 +7,18 @@
 //
 // What holds:
 //   - Readings, time stamps, jitter and the phase of sampling depend on nothing
-//     but the seed, the board's MAC and the clock.
+//     but the seed, the board's MAC, the clock and, of what is replayed, the file.
+//   - A part's readings stay within the accuracy of its datasheet, unless it has a
+//     fault, and vary by more than one step of their frame.
 //   - The time stamp of a frame is the board's uptime in the unit of its firmware,
 //     16 bits, wrapping. Boards have been up for up to ten minutes when they start
 //     here, so wraps do not wait for the end of a demo.
-//   - Frames of a board never overtake each other, whatever their latency.
+//   - Frames of a board never overtake each other, whatever their latency and
+//     characteristic.
 //   - Losing its connection, a board forgets what was subscribed and on its way,
-//     and advertises again.
+//     and advertises again. What was set over the air it forgets when it restarts.
+//   - A fault changes what it is for and nothing else; once over, the board is as
+//     it would have been without it.
 //
 // To try it: board_test.go runs one on a fake clock.
 package board
@@ -23,6 +28,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -30,13 +36,15 @@ import (
 
 	"k8s.io/utils/clock"
 
-	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
-const maxUptime = 10 * time.Minute // at the start
+const (
+	maxUptime = 10 * time.Minute // at the start
+	idBytes   = 12
+)
 
 // Options are what a board gets from where it runs.
 type Options struct {
@@ -56,42 +64,69 @@ type Options struct {
 
 // Board is one simulated board. It is safe for concurrent use.
 type Board struct {
-	opts   Options
-	mac    radio.Address
-	unit   time.Duration // of time stamps
-	advert []byte
-	parts  []bluest.Part
-	stream string // UUID of the environmental characteristic
-	chance chance
-	booted time.Time
+	opts    Options
+	variety *variety
+	mac     radio.Address
+	unit    time.Duration // of time stamps
+	advert  []byte
+	chance  chance
+	place   place
+	replay  *Replay // nil for none
 
-	mu       sync.Mutex
-	spec     topology.Board // rate, latency and parts change
-	link     *radio.Link
-	node     string // of link
-	console  bool   // subscribed
-	sampling bool   // subscribed
-	due      time.Time
-	frames   uint64  // emitted since the start
-	flight   []frame // emitted, not yet delivered; in order of both
-	output   []byte  // of the console, not yet sent
-	talkAt   time.Time
+	// Times of a board are since it was made, so that they do not follow the host's
+	// clock where that is set.
+	made   time.Time
+	origin int64 // made, in Unix ns
+
+	telling  sync.Mutex // before mu
+	toldGone bool
+
+	mu      sync.Mutex
+	spec    topology.Board // rate, latency and parts change
+	booted  time.Duration
+	streams [channels]stream
+	link    *radio.Link
+	node    string  // of link
+	frames  uint64  // emitted since it was made
+	flight  []frame // emitted, not yet delivered; in order of both
+	faults  []fault
+
+	console bool   // subscribed
+	output  []byte // of the console, not yet sent
+	talkAt  time.Duration
+}
+
+// never is a time that does not come.
+const never time.Duration = math.MaxInt64
+
+// stream is a channel of one board.
+type stream struct {
+	rate                 float64
+	period               time.Duration
+	disabled, subscribed bool
+	due                  time.Duration // never if it does not send
 }
 
 type frame struct {
+	channel int
 	value   []byte
 	emitted int64
-	deliver time.Time
+	deliver time.Duration
 }
 
-// New is the board that a complete topology describes, switched on.
+// New is the board that a complete topology describes, switched on. Offers default to
+// the environmental parts.
 func New(spec topology.Board, opts Options) (*Board, error) {
 	mac, err := radio.ParseAddress(spec.MAC)
 	if err != nil {
 		return nil, fmt.Errorf("mac: %w", err)
 	}
-	if id, err := hex.DecodeString(spec.ID); err != nil || len(id) != 12 {
+	if id, err := hex.DecodeString(spec.ID); err != nil || len(id) != idBytes {
 		return nil, fmt.Errorf("id: %q, want 24 hex digits", spec.ID)
+	}
+	v, ok := varieties[spec.Model]
+	if !ok {
+		return nil, fmt.Errorf("model: %q is not simulated", spec.Model)
 	}
 	ad, err := bluest.NewAdvertisement(spec.Model, mac)
 	if err != nil {
@@ -101,9 +136,27 @@ func New(spec topology.Board, opts Options) (*Board, error) {
 	if err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
-	parts := slices.DeleteFunc(bluest.Parts(spec.Model), func(p bluest.Part) bool { return p.Category != category })
-	if len(parts) == 0 {
-		return nil, fmt.Errorf("model: %q has no parts that are simulated", spec.Model)
+	for i, name := range spec.Offers {
+		if _, ok := v.part(name); !ok || slices.Index(spec.Offers, name) != i {
+			return nil, fmt.Errorf("offers: %q, want parts of a %s, each once: %s", name, spec.Model, v.known())
+		}
+	}
+	if len(spec.Offers) == 0 {
+		for _, p := range v.parts {
+			if p.Characteristic == v.channels[environmental].mask {
+				spec.Offers = append(spec.Offers, p.Name)
+			}
+		}
+	}
+	if err := v.check(spec); err != nil {
+		return nil, err
+	}
+	var replay *Replay
+	if spec.ReplayCSV != "" {
+		if replay, err = ParseReplay(spec.Model, spec.ReplayCSV); err != nil {
+			return nil, fmt.Errorf("replay %s: %w", spec.Replay, err)
+		}
+		spec.ReplayCSV = ""
 	}
 	if opts.Monotonic == nil {
 		opts.Monotonic = radio.Now
@@ -113,167 +166,166 @@ func New(spec topology.Board, opts Options) (*Board, error) {
 			*f = func(*Board) {}
 		}
 	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(mac[:], opts.Seed))
-	b := &Board{
-		opts: opts, mac: mac, unit: ad.Firmware.TSUnit(), advert: payload, parts: parts,
-		stream: parts[0].Characteristic.UUID(), chance: chance(binary.BigEndian.Uint64(sum[:])),
-	}
-	if err := check(spec, parts); err != nil {
-		return nil, err
+	if opts.InRange == nil {
+		opts.InRange = func(*Board, bool) {}
 	}
 	spec.ID = strings.ToLower(spec.ID)
 	spec.MAC = mac.String()
-	b.spec = spec
-	b.booted = opts.Clock.Now().Add(-time.Duration(b.chance.unit("uptime", 0) * float64(maxUptime)))
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(mac[:], opts.Seed))
+	seed := chance(binary.BigEndian.Uint64(sum[:]))
+	b := &Board{
+		opts: opts, variety: v, mac: mac, unit: ad.Firmware.TSUnit(), advert: payload, chance: seed, place: newPlace(seed),
+		replay: replay, made: opts.Clock.Now(), spec: spec,
+	}
+	b.origin = b.made.UnixNano()
+	b.reboot(-time.Duration(seed.unit(forUptime, 0) * float64(maxUptime)))
 	return b, nil
 }
 
-// State is a board as its control API shows it.
-type State struct {
-	Name string `json:"name"`
-	// Model is STWINKT1B or STWINBX1, MAC has colons, ID is the 96-bit id.
-	Model string `json:"model"`
-	MAC   string `json:"mac"`
-	ID    string `json:"id"`
-	// Device is the name that the board's mapper gives it in Kubernetes.
-	Device string `json:"device"`
-	// Nodes hear the board; ConnectedTo is the one with its connection, or "".
-	Nodes       []string         `json:"nodes"`
-	ConnectedTo string           `json:"connectedTo"`
-	Rate        float64          `json:"rate"`
-	Latency     topology.Latency `json:"latency"`
-	// Offers are the parts that it declares, Parts what it declares of them now.
-	Offers []string                   `json:"offers"`
-	Parts  []nodecore.Characteristics `json:"parts"`
-	// Rates of what notifies, in Hz, by the mask of the characteristic in hex:
-	// "00140000". One that was disabled is left out.
-	Rates map[string]float64 `json:"rates"`
-	// Battery is its level in percent.
-	Battery float64 `json:"battery"`
-	// Faults that the board has.
-	Faults []FaultState `json:"faults"`
-	// Uptime since it was switched on or restarted.
-	Uptime topology.Duration `json:"uptime"`
-	// Advertisement is its advertising data in hex, Services its GATT table.
-	Advertisement string    `json:"advertisement"`
-	Services      []Service `json:"services"`
-	// Readings are what a read of each characteristic would give now, by mask as
-	// Rates.
-	Readings map[string][]bluest.Reading `json:"readings"`
-}
+// now on the board's clock. b.mu need not be held.
+func (b *Board) now() time.Duration { return b.opts.Clock.Now().Sub(b.made) }
 
-// FaultState is a fault that a board has.
-type FaultState struct {
-	Kind string `json:"kind"`
-	Part string `json:"part,omitempty"`
-	// Since it began; Until is when it ends by itself, zero if it does not.
-	Since time.Time `json:"since"`
-	Until time.Time `json:"until,omitzero"`
-}
-
-// Service is a GATT service of a board.
-type Service struct {
-	UUID            string           `json:"uuid"`
-	Name            string           `json:"name"`
-	Characteristics []Characteristic `json:"characteristics"`
-}
-
-// Characteristic is a GATT characteristic as people see it.
-type Characteristic struct {
-	UUID string `json:"uuid"`
-	Name string `json:"name"`
-	// Properties are of read, write and notify.
-	Properties []string `json:"properties"`
-}
-
-// State of the board now.
-func (b *Board) State() State {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return State{
-		Name: b.spec.Name, Model: b.spec.Model, MAC: b.spec.MAC, ID: b.spec.ID,
-		Device: strings.ToLower(b.spec.Model) + "-" + b.mac.Hex(),
-		Nodes:  append([]string{}, b.spec.Nodes...), ConnectedTo: b.node,
-		Rate: b.spec.Rate, Latency: b.spec.Latency, Parts: declare(b.spec, b.parts),
+// nominalRate is that of a channel before anybody sets another. b.mu is held.
+func (b *Board) nominalRate(ch int) float64 {
+	if ch == environmental {
+		return b.spec.Rate
 	}
+	return b.variety.channels[ch].mask.NominalRate()
 }
 
-// next multiple of the sampling period after now. Every board samples in a phase
-// of its own.
-func (b *Board) next(now time.Time) time.Time {
-	period := time.Duration(float64(time.Second) / b.spec.Rate)
-	first := b.booted.Add(time.Duration(b.chance.unit("phase", 0) * float64(period)))
-	n := now.Sub(first) / period
-	if now.Before(first) {
+// setRate of a channel. b.mu is held.
+func (b *Board) setRate(ch int, hz float64) {
+	b.streams[ch].rate, b.streams[ch].period = hz, time.Duration(float64(time.Second)/hz)
+	b.schedule(ch)
+}
+
+// schedule the next sample of a channel. Every board and channel samples in a phase
+// of its own. b.mu is held.
+func (b *Board) schedule(ch int) {
+	s := &b.streams[ch]
+	if s.due = never; !s.subscribed || s.disabled {
+		return
+	}
+	s.due = b.next(ch, b.now())
+}
+
+// next time at which a channel samples, after now.
+func (b *Board) next(ch int, now time.Duration) time.Duration {
+	period := b.streams[ch].period
+	first := b.booted + time.Duration(b.chance.unit(forPhase, uint64(ch))*float64(period))
+	n := (now - first) / period
+	if now < first {
 		n--
 	}
-	return first.Add((n + 1) * period)
+	return first + (n+1)*period
 }
 
 // Step does what is due and returns when to call it again, the zero time if only
 // Wake will tell. Sampling times that were missed are left out, as by a busy
 // microcontroller.
 func (b *Board) Step() time.Time {
+	var end aftermath
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.opts.Clock.Now()
-	if b.sampling && !b.due.After(now) {
-		b.emit(now)
-		b.due = b.next(now)
+	b.step(b.now(), &end)
+	next := b.due()
+	b.mu.Unlock()
+	b.conclude(end)
+	if next == never {
+		return time.Time{}
 	}
-	sent := 0
-	for _, f := range b.flight {
-		if f.deliver.After(now) {
-			break
-		}
-		b.link.Notify(b.stream, f.value, f.emitted) // if it is gone, Disconnected follows
-		sent++
+	return b.made.Add(next)
+}
+
+// Advance does everything that is due until a time, and then, each thing at its own
+// time whatever the board's clock says: Step for whoever has many boards and a clock
+// of its own, without a queue of what is due when. Subscriptions and faults take their
+// times from the board's clock; so that it may not lag, advance the boards first, then
+// the clock.
+func (b *Board) Advance(to time.Time) {
+	until := to.Sub(b.made)
+	var end aftermath
+	b.mu.Lock()
+	for at := b.due(); at <= until; at = b.due() {
+		b.step(at, &end)
 	}
-	if b.flight = b.flight[sent:]; len(b.flight) == 0 {
-		b.flight = nil
-	}
-	var next time.Time
-	earliest := func(t time.Time) {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-	}
-	if b.sampling {
-		earliest(b.due)
+	b.mu.Unlock()
+	b.conclude(end)
+}
+
+// due is when there is something to do next. b.mu is held.
+func (b *Board) due() time.Duration {
+	next := never
+	for i := range b.streams {
+		next = min(next, b.streams[i].due)
 	}
 	if len(b.flight) > 0 {
-		earliest(b.flight[0].deliver)
+		next = min(next, b.flight[0].deliver)
 	}
 	if len(b.output) > 0 {
-		if at := b.talk(now); !at.IsZero() {
-			earliest(at)
-		}
+		next = min(next, b.talkAt)
+	}
+	for i := range b.faults {
+		next = min(next, b.faults[i].until)
 	}
 	return next
 }
 
-func (b *Board) emit(now time.Time) {
-	b.frames++
-	l := b.spec.Latency
-	spread := (2*b.chance.unit("latency", b.frames) - 1) * float64(l.Jitter)
-	deliver := now.Add(time.Duration(l.Median) + time.Duration(spread))
-	if n := len(b.flight); n > 0 && deliver.Before(b.flight[n-1].deliver) {
-		deliver = b.flight[n-1].deliver
+// step does what is due now. b.mu is held.
+func (b *Board) step(now time.Duration, end *aftermath) {
+	if len(b.faults) > 0 {
+		b.expire(now, end)
 	}
-	b.flight = append(b.flight, frame{value: b.measure(now), emitted: b.opts.Monotonic(), deliver: deliver})
-}
-
-// measure is a frame of the environmental characteristic.
-func (b *Board) measure(now time.Time) []byte {
-	f := bluest.Frame{Characteristic: b.stream, TS: uint16(now.Sub(b.booted) / b.unit)}
-	for _, p := range b.parts {
-		for _, feed := range p.Feeds {
-			f.Readings = append(f.Readings, bluest.Reading{Quantity: feed.Quantity, Value: b.reading(p.Name, feed.SensorType, now), Unit: feed.Unit})
+	for ch := range b.streams {
+		if b.streams[ch].due <= now {
+			b.emit(ch, now)
+			b.streams[ch].due = b.next(ch, now)
 		}
 	}
-	v, err := bluest.Encode(f)
-	if err != nil {
-		panic("board: its own readings do not fit its frame: " + err.Error()) // a test has all models
+	sent := 0
+	for sent < len(b.flight) && b.flight[sent].deliver <= now {
+		f := &b.flight[sent]
+		b.link.Notify(b.variety.channels[f.channel].uuid, f.value, f.emitted) // if it is gone, Disconnected follows
+		sent++
 	}
-	return v
+	if sent > 0 {
+		left := copy(b.flight, b.flight[sent:])
+		clear(b.flight[left:])
+		b.flight = b.flight[:left]
+	}
+	if len(b.output) > 0 && b.talkAt <= now {
+		b.talk(now)
+	}
+}
+
+// emit a frame. b.mu is held.
+func (b *Board) emit(ch int, now time.Duration) {
+	if len(b.faults) > 0 && b.suffers(topology.FaultSilence, now) {
+		return
+	}
+	b.frames++
+	l := b.spec.Latency
+	deliver := now + time.Duration(l.Median) + time.Duration(b.chance.sign(forLatency, b.frames)*float64(l.Jitter))
+	if n := len(b.flight); n > 0 {
+		deliver = max(deliver, b.flight[n-1].deliver)
+	}
+	value := b.frame(ch, now)
+	if len(b.faults) > 0 && b.suffers(topology.FaultGarbage, now) {
+		value = b.spoil(ch, value)
+	}
+	b.flight = append(b.flight, frame{channel: ch, value: value, emitted: b.opts.Monotonic(), deliver: deliver})
+}
+
+// frame that a channel sends at a time. b.mu is held.
+func (b *Board) frame(ch int, at time.Duration) []byte {
+	var values [maxValues]float64
+	encoder := b.variety.channels[ch].encoder
+	return encoder.Append(make([]byte, 0, encoder.Bytes()), uint16((at-b.booted)/b.unit), b.measure(ch, at, &values))
+}
+
+// disconnect forgets the connection. b.mu is held.
+func (b *Board) disconnect() {
+	b.link, b.node, b.flight, b.console, b.output = nil, "", nil, false, nil
+	for i := range b.streams {
+		b.streams[i].subscribed, b.streams[i].due = false, never
+	}
 }

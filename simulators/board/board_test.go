@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"math"
 	"path/filepath"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"k8s.io/utils/clock"
 	testingclock "k8s.io/utils/clock/testing"
 
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
@@ -62,7 +60,7 @@ func connect(t *testing.T, b *board.Board) *radio.Conn {
 	t.Helper()
 	p := b.Via("edge-1")
 	path := filepath.Join(t.TempDir(), "r")
-	srv, err := radio.Listen(path, []radio.Heard{{Peripheral: p}}, clock.RealClock{}, slog.New(slog.DiscardHandler))
+	srv, err := radio.Listen(path, []radio.Heard{{Peripheral: p}}, radio.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

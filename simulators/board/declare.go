@@ -10,7 +10,6 @@ import (
 	"time"
 
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
-	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
@@ -20,43 +19,53 @@ const (
 	// maxDeclared bytes in one declared value: it must go over the console.
 	maxDeclared = 256
 
-	category       = "environmental"
 	manufacturer   = "STMicroelectronics"
 	market         = "Industrial"
 	defaultLatency = "12" // ms
 )
 
-// datasheets: accuracy in the unit of the reading, consumption in uA.
+// datasheets: accuracy in the unit of the reading, consumption in uA. Accuracy of
+// inertial parts is their offset, of the microphone its sensitivity.
 var datasheets = map[string]struct {
 	what        string
 	accuracy    map[string]float64
 	consumption string
 }{
-	"hts221":   {"humidity and temperature sensor", map[string]float64{"Humidity": 3.5, "Temperature": 0.5}, "2"},
-	"lps22hh":  {"pressure sensor", map[string]float64{"Pressure": 0.5}, "4"},
-	"stts751":  {"temperature sensor", map[string]float64{"Temperature": 0.5}, "50"},
-	"stts22h":  {"temperature sensor", map[string]float64{"Temperature": 0.5}, "1.75"},
-	"ilps22qs": {"pressure sensor", map[string]float64{"Pressure": 0.5}, "1.7"},
+	"hts221":     {"humidity and temperature sensor", map[string]float64{"Humidity": 3.5, "Temperature": 0.5}, "2"},
+	"lps22hh":    {"pressure sensor", map[string]float64{"Pressure": 0.5}, "4"},
+	"stts751":    {"temperature sensor", map[string]float64{"Temperature": 0.5}, "50"},
+	"stts22h":    {"temperature sensor", map[string]float64{"Temperature": 0.5}, "1.75"},
+	"ilps22qs":   {"pressure sensor", map[string]float64{"Pressure": 0.5}, "1.7"},
+	"ism330dhcx": {"accelerometer and gyroscope", map[string]float64{"Acceleration": 10, "AngularRate": 1}, "1200"},
+	"iis2mdc":    {"magnetometer", map[string]float64{"MagneticField": 60}, "100"},
+	"imp34dt05":  {"microphone", map[string]float64{"SoundLevel": 3}, "650"},
 }
 
-// declare is what a board announces of its parts. The sampling rate is the rate
-// at which samples come; accuracy is in the unit of the measurement.
-func declare(spec topology.Board, parts []bluest.Part) []nodecore.Characteristics {
-	all := make([]nodecore.Characteristics, len(parts))
-	for i, p := range parts {
+// declare is what a board announces of the parts that it offers, in the order of its
+// part table. The sampling rate is that of the part's characteristic; accuracy is in
+// the unit of the measurement.
+func (v *variety) declare(spec topology.Board, rates [channels]float64) []nodecore.Characteristics {
+	all := make([]nodecore.Characteristics, 0, len(spec.Offers))
+	for _, p := range v.parts {
+		if !slices.Contains(spec.Offers, p.Name) {
+			continue
+		}
 		sheet := datasheets[p.Name]
 		c := nodecore.Characteristics{
 			Name:         strings.ToUpper(p.Name) + " " + sheet.what,
 			Model:        strings.ToUpper(p.Name),
 			Manufacturer: manufacturer,
 			Market:       market,
-			SamplingRate: strconv.FormatFloat(spec.Rate, 'f', -1, 64),
+			SamplingRate: strconv.FormatFloat(rates[v.feature(p.Characteristic)], 'f', -1, 64),
 			Consumption:  sheet.consumption,
 			Latency:      defaultLatency,
 		}
-		c.Type.SensorCategory = category
+		c.Type.SensorCategory = p.Category
 		c.Properties.Unit = nodecore.SensorUnits{Consumption: "uA", SamplingRate: "Hz", Latency: "ms"}
 		for _, f := range p.Feeds {
+			if slices.Contains(c.Type.SensorType, f.SensorType) {
+				continue // another axis
+			}
 			c.Type.SensorType = append(c.Type.SensorType, f.SensorType)
 			c.Accuracy = append(c.Accuracy, strconv.FormatFloat(sheet.accuracy[f.SensorType], 'f', -1, 64))
 			c.Properties.Unit.Measurement = append(c.Properties.Unit.Measurement, f.Unit)
@@ -66,7 +75,7 @@ func declare(spec topology.Board, parts []bluest.Part) []nodecore.Characteristic
 		set(&c.Properties.Unit.Latency, d.LatencyUnit)
 		set(&c.Manufacturer, d.Manufacturer)
 		set(&c.Market, d.Market)
-		all[i] = c
+		all = append(all, c)
 	}
 	return all
 }
@@ -127,27 +136,51 @@ func (b *Board) Set(p Patch) error {
 			spec.Parts[name] = old
 		}
 	}
-	if err := check(spec, b.parts); err != nil {
+	if err := b.variety.check(spec); err != nil {
 		b.mu.Unlock()
 		return err
 	}
-	changed := !reflect.DeepEqual(declare(b.spec, b.parts), declare(spec, b.parts))
-	b.spec = spec
-	if b.sampling {
-		b.due = b.next(b.opts.Clock.Now())
-	}
-	if changed {
-		b.print("sensors changed")
-	}
+	b.redeclare(func() {
+		b.spec = spec
+		if p.Rate != nil {
+			b.setRate(environmental, spec.Rate)
+		}
+	})
 	b.mu.Unlock()
 	b.opts.Wake(b)
 	return nil
 }
 
+// redeclare tells the console if a change changed what the board declares. b.mu is
+// held.
+func (b *Board) redeclare(change func()) {
+	before := b.declare()
+	change()
+	if !reflect.DeepEqual(before, b.declare()) {
+		b.print("sensors changed")
+	}
+}
+
+// declare is what the board declares now. b.mu is held.
+func (b *Board) declare() []nodecore.Characteristics {
+	var rates [channels]float64
+	for i := range b.streams {
+		rates[i] = b.streams[i].rate
+	}
+	return b.variety.declare(b.spec, rates)
+}
+
+func checkRate(hz float64) error {
+	if !(hz >= minRate && hz <= maxRate) {
+		return fmt.Errorf("rate: %v Hz, want %v to %v", hz, minRate, maxRate)
+	}
+	return nil
+}
+
 // check judges what a patch can change.
-func check(spec topology.Board, parts []bluest.Part) error {
-	if !(spec.Rate >= minRate && spec.Rate <= maxRate) {
-		return fmt.Errorf("rate: %v Hz, want %v to %v", spec.Rate, minRate, maxRate)
+func (v *variety) check(spec topology.Board) error {
+	if err := checkRate(spec.Rate); err != nil {
+		return err
 	}
 	median, jitter := time.Duration(spec.Latency.Median), time.Duration(spec.Latency.Jitter)
 	if median < 0 || median > maxLatency {
@@ -157,12 +190,11 @@ func check(spec topology.Board, parts []bluest.Part) error {
 		return fmt.Errorf("latency.jitter: %s, want 0s to the median, %s", jitter, median)
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Parts)) {
-		if !slices.ContainsFunc(parts, func(p bluest.Part) bool { return p.Name == name }) {
-			known := make([]string, len(parts))
-			for i, p := range parts {
-				known[i] = p.Name
-			}
-			return fmt.Errorf("parts.%s: no such part on a %s, want one of %s", name, spec.Model, strings.Join(known, ", "))
+		if _, ok := v.part(name); !ok {
+			return fmt.Errorf("parts.%s: no such part on a %s, want one of %s", name, spec.Model, strings.Join(spec.Offers, ", "))
+		}
+		if !slices.Contains(spec.Offers, name) {
+			return fmt.Errorf("parts.%s: not on offer, want one of %s", name, strings.Join(spec.Offers, ", "))
 		}
 		d := spec.Parts[name]
 		for _, f := range []struct {

@@ -14,7 +14,7 @@ import (
 
 const (
 	// consoleMTU is the payload of a notification with BLE's default MTU of 23.
-	consoleMTU = 20
+	consoleMTU = maxFrame
 	// A console sends consoleBurst notifications, then pauses. What it cannot hold
 	// is lost, a line at a time.
 	consoleBurst  = 32
@@ -36,13 +36,17 @@ func (v via) Address() radio.Address { return v.b.mac }
 func (v via) Advertise() ([]byte, bool) {
 	v.b.mu.Lock()
 	defer v.b.mu.Unlock()
-	return v.b.advert, v.b.link == nil
+	return v.b.advert, v.b.link == nil && !v.b.gone(v.b.now())
 }
 
 func (v via) Connect(l *radio.Link) error {
 	b := v.b
 	b.mu.Lock()
-	if b.link != nil {
+	switch {
+	case b.gone(b.now()):
+		defer b.mu.Unlock()
+		return radio.ErrUnknown
+	case b.link != nil:
 		defer b.mu.Unlock()
 		return radio.ErrBusy
 	}
@@ -59,53 +63,96 @@ func (v via) Disconnected(l *radio.Link) {
 		b.mu.Unlock()
 		return
 	}
-	b.link, b.node, b.console, b.sampling, b.flight, b.output = nil, "", false, false, nil, nil
+	b.disconnect()
 	b.mu.Unlock()
 	b.opts.Announce(b)
 }
 
-func (v via) Characteristics() []radio.Characteristic {
-	return []radio.Characteristic{
-		{UUID: v.b.stream, Read: true, Notify: true},
-		{UUID: bluest.ConsoleUUID, Write: true, Notify: true},
-	}
-}
+func (v via) Characteristics() []radio.Characteristic { return v.b.variety.gatt }
 
 // Read takes a reading; it does not count as a sample.
 func (v via) Read(characteristic string) ([]byte, error) {
-	if characteristic != v.b.stream {
+	b := v.b
+	ch := b.variety.channel(characteristic)
+	if ch < 0 {
 		return nil, radio.ErrUnknown
 	}
-	return v.b.measure(v.b.opts.Clock.Now()), nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.frame(ch, b.now()), nil
 }
 
-// Write a command, one a write, to the console.
+// Write a command, one a write, to the console or the configuration.
 func (v via) Write(l *radio.Link, characteristic string, value []byte) error {
 	b := v.b
-	if characteristic != bluest.ConsoleUUID {
+	var do func([]byte) error
+	switch characteristic {
+	case bluest.ConsoleUUID:
+		do = b.ask
+	case bluest.ConfigUUID:
+		do = b.configure
+	default:
 		return radio.ErrUnknown
 	}
 	b.mu.Lock()
-	if b.link != l {
-		defer b.mu.Unlock()
-		return radio.ErrDisconnected
-	}
-	switch command := strings.TrimSpace(string(value)); command {
-	case "uid":
-		b.print(b.spec.ID)
-	case "sensors":
-		sensors, err := json.Marshal(declare(b.spec, b.parts))
-		if err != nil {
-			defer b.mu.Unlock()
-			return fmt.Errorf("sensors: %w", err)
-		}
-		b.print(string(sensors))
-	default:
-		b.print(fmt.Sprintf("unknown command %.40q, want uid or sensors", command))
+	err := radio.ErrDisconnected
+	if b.link == l {
+		err = do(value)
 	}
 	b.mu.Unlock()
 	b.opts.Wake(b)
+	return err
+}
+
+// ask the console. b.mu is held.
+func (b *Board) ask(value []byte) error {
+	switch command := strings.TrimSpace(string(value)); command {
+	case "uid":
+		b.print(b.id(b.now()))
+	case "sensors":
+		sensors, err := json.Marshal(b.declare())
+		if err != nil {
+			return fmt.Errorf("sensors: %w", err)
+		}
+		b.print(string(sensors))
+	case "info":
+		b.print(b.variety.firmware)
+	default:
+		b.print(fmt.Sprintf("unknown command %.40q, want uid, sensors or info", command))
+	}
 	return nil
+}
+
+// configure a characteristic by a bluest.Command. b.mu is held.
+func (b *Board) configure(value []byte) error {
+	c, err := bluest.DecodeCommand(value)
+	if err != nil {
+		return err
+	}
+	ch := b.variety.feature(c.Feature)
+	if ch < 0 {
+		return fmt.Errorf("command: feature %08x is in no characteristic of a %s", uint32(c.Feature), b.spec.Model)
+	}
+	if c.ID == bluest.CommandRate {
+		hz, err := c.Rate()
+		if err == nil {
+			err = checkRate(hz)
+		}
+		if err == nil {
+			b.redeclare(func() { b.setRate(ch, hz) })
+		}
+		return err
+	}
+	if b.streams[ch].disabled = c.ID == bluest.CommandDisable; b.streams[ch].disabled {
+		b.recall(ch)
+	}
+	b.schedule(ch)
+	return nil
+}
+
+// recall the frames of a channel that are on their way. b.mu is held.
+func (b *Board) recall(ch int) {
+	b.flight = slices.DeleteFunc(b.flight, func(f frame) bool { return f.channel == ch })
 }
 
 func (v via) Subscribe(l *radio.Link, characteristic string, on bool) error {
@@ -115,19 +162,18 @@ func (v via) Subscribe(l *radio.Link, characteristic string, on bool) error {
 		defer b.mu.Unlock()
 		return radio.ErrDisconnected
 	}
-	switch characteristic {
-	case bluest.ConsoleUUID:
+	ch := b.variety.channel(characteristic)
+	switch {
+	case characteristic == bluest.ConsoleUUID:
 		b.console, b.output = on, nil
-	case b.stream:
-		b.sampling = on
-		if b.due = (time.Time{}); on {
-			b.due = b.next(b.opts.Clock.Now())
-		} else {
-			b.flight = nil
-		}
-	default:
+	case ch < 0:
 		defer b.mu.Unlock()
 		return radio.ErrUnknown
+	default:
+		if b.streams[ch].subscribed = on; !on {
+			b.recall(ch)
+		}
+		b.schedule(ch)
 	}
 	b.mu.Unlock()
 	b.opts.Wake(b)
@@ -137,27 +183,23 @@ func (v via) Subscribe(l *radio.Link, characteristic string, on bool) error {
 // print a line on the console, if somebody listens. b.mu is held.
 func (b *Board) print(line string) {
 	if b.console && len(b.output)+len(line)+2 <= consoleBuffer {
+		if len(b.output) == 0 {
+			b.talkAt = max(b.talkAt, b.now())
+		}
 		b.output = append(append(b.output, line...), '\r', '\n')
 	}
 }
 
-// talk sends a burst of the console's output and returns when to go on, the zero
-// time if nothing is left. Each line begins in a notification of its own. b.mu is
-// held.
-func (b *Board) talk(now time.Time) time.Time {
-	if now.Before(b.talkAt) {
-		return b.talkAt
-	}
+// talk sends a burst of the console's output. Each line begins in a notification of
+// its own. b.mu is held.
+func (b *Board) talk(now time.Duration) {
 	emitted := b.opts.Monotonic()
 	for i := 0; i < consoleBurst && len(b.output) > 0; i++ {
 		n := min(consoleMTU, bytes.IndexByte(b.output, '\n')+1)
 		b.link.Notify(bluest.ConsoleUUID, slices.Clone(b.output[:n]), emitted)
 		b.output = b.output[n:]
 	}
-	if len(b.output) == 0 {
-		b.output, b.talkAt = nil, time.Time{}
-	} else {
-		b.talkAt = now.Add(consolePause)
+	if b.talkAt = now + consolePause; len(b.output) == 0 {
+		b.output, b.talkAt = nil, now
 	}
-	return b.talkAt
 }
