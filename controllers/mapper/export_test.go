@@ -43,7 +43,7 @@ type Board struct {
 }
 
 func (b Board) declare() declaration {
-	return declare(identity{model: b.Model, mac: b.MAC, id: b.ID, node: b.Node, stream: b.Stream}, b.Announced)
+	return declare(identity{model: b.Model, mac: b.MAC, id: b.ID, node: b.Node, features: []string{b.Stream}}, b.Announced)
 }
 
 // Objects are the DeviceModel and the Device of the board.

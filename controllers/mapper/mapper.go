@@ -18,7 +18,14 @@
 //     board that talks nonsense is disconnected and tried again later, and no
 //     other board notices.
 //   - The Device's `sensors` annotation is the mapper's: it follows what the
-//     board announces, and a Device follows its board to another node.
+//     board announces, and a Device follows its board to another node. What users
+//     wish in a Device's properties stays theirs.
+//   - States and properties of a board go to the node's edge runtime over DMI, as
+//     its Device wishes; the samples go over MQTT and do not wait for that. Neither
+//     does readiness: without DMI everything else works.
+//   - Users are told once of each thing that goes wrong with a board, as an Event on
+//     its Device (package internal/health has the rules). A board that moves to
+//     another node is that node's: nothing is said of it here any more.
 //
 // To try it: `mapper --node edge-1 --kubeconfig FILE --radio radio.sock --mqtt
 // tcp://127.0.0.1:1883 --journal published.lp` beside a boards process;
@@ -41,6 +48,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/events"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
@@ -60,7 +70,8 @@ type Options struct {
 	Kubeconfig string
 	// Namespace of Devices, and the first level of every topic.
 	Namespace string
-	// Radio is the unix socket of the node's radio.
+	// Radio is the unix socket of a simulated radio, or bluetooth:ADAPTER for a real
+	// one, in a mapper that was built with -tags bluetooth.
 	Radio string
 	// MQTT is the broker, tcp://HOST:PORT.
 	MQTT string
@@ -68,10 +79,21 @@ type Options struct {
 	Journal string
 	// Queue is how many samples of one sensor wait while the broker is away.
 	Queue int
+	// Gather is how long the lines of one sensor are collected before they are
+	// published as one message, 0 to 10s: 0 publishes each at once.
+	Gather time.Duration
+	// DMISocket is the edge runtime's and DMIListen the mapper's own, which the edge
+	// runtime must reach at the same path; both empty does without DMI.
+	DMISocket, DMIListen string
+	// Allow lists the boards that are connected: addresses, beginnings of addresses
+	// with a star, models; empty allows all.
+	Allow []string
 
 	// Pause after a first failure to reach the radio, a board, the broker or the
 	// API server, doubled with each further one; default 500 ms.
 	Pause time.Duration
+	// Central opens the radio instead of what Radio names.
+	Central func(context.Context) (Central, error)
 	// Client replaces the one made from Kubeconfig.
 	Client client.Client
 	// Registerer of the metrics, default Prometheus's own.
@@ -85,10 +107,22 @@ func (o *Options) AddFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.Node, "node", "", "`name` of the edge node")
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "`file` to reach the API server with; empty means the cluster that the mapper runs in")
 	fs.StringVar(&o.Namespace, "namespace", "fluidos", "`namespace` of Devices")
-	fs.StringVar(&o.Radio, "radio", "", "unix `socket` of the node's radio")
+	fs.StringVar(&o.Radio, "radio", "", "the node's `radio`: the unix socket of a simulated one, or bluetooth:hci0 in a build with -tags bluetooth")
 	fs.StringVar(&o.MQTT, "mqtt", "", "`URL` of the node's broker, tcp://HOST:PORT")
 	fs.StringVar(&o.Journal, "journal", "", "`file` to append every published line to; empty keeps none")
 	fs.IntVar(&o.Queue, "queue", 4096, "`samples` of one sensor that wait while the broker is away; then the oldest is dropped")
+	fs.DurationVar(&o.Gather, "gather", 0, "how long the lines of one sensor are collected into one message, at most 10s; 0 publishes each at once")
+	fs.StringVar(&o.DMISocket, "dmi-socket", "", "unix `socket` of the node's edge runtime for mappers; empty does without DMI")
+	fs.StringVar(&o.DMIListen, "dmi-listen", "", "unix `socket` to make for the edge runtime, which must reach it at the same path")
+	fs.Func("allow", "comma separated `list` of boards to connect: addresses (c0:83:2a:10:20:30), beginnings of addresses (c0:83:2a:*), models (STWINKT1B); default all", func(list string) error {
+		o.Allow = nil
+		for _, entry := range strings.Split(list, ",") {
+			if entry = strings.TrimSpace(entry); entry != "" {
+				o.Allow = append(o.Allow, entry)
+			}
+		}
+		return allowList(o.Allow).check()
+	})
 }
 
 // complete fills in defaults and says everything that is wrong at once.
@@ -107,7 +141,7 @@ func (o *Options) complete() error {
 	}
 	var errs []error
 	for _, f := range []struct{ name, value string }{{"node", o.Node}, {"namespace", o.Namespace}, {"radio", o.Radio}, {"mqtt", o.MQTT}} {
-		if f.value == "" {
+		if f.value == "" && (f.name != "radio" || o.Central == nil) {
 			errs = append(errs, fmt.Errorf("--%s: missing", f.name))
 		}
 	}
@@ -122,6 +156,13 @@ func (o *Options) complete() error {
 	if o.Queue < 1 {
 		errs = append(errs, fmt.Errorf("--queue %d: want at least 1", o.Queue))
 	}
+	if o.Gather < 0 || o.Gather > maxGather {
+		errs = append(errs, fmt.Errorf("--gather %v: want 0 to %v", o.Gather, maxGather))
+	}
+	if (o.DMISocket == "") != (o.DMIListen == "") {
+		errs = append(errs, fmt.Errorf("--dmi-socket %q and --dmi-listen %q: want both or neither", o.DMISocket, o.DMIListen))
+	}
+	errs = append(errs, allowList(o.Allow).check())
 	return errors.Join(errs...)
 }
 
@@ -149,13 +190,14 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 	}
 	defer unregister()
 
+	if o.Central == nil {
+		if o.Central, err = opener(o.Radio, log); err != nil {
+			return err
+		}
+	}
 	health := &readiness{report: ready, radio: errors.New("radio: not connected yet"), broker: errors.New("broker: not connected yet")}
 	b := newMQTTBroker(o.MQTT, "mapper-"+o.Node, o.Pause, log, health.setBroker)
-	p := &publisher{
-		broker: b, journal: j, metrics: counts, log: log,
-		namespace: o.Namespace, queue: o.Queue, streams: map[string]*stream{},
-	}
-	m := &mapper{Options: o, log: log, metrics: counts, publisher: p, state: health.setRadio}
+	m := newMapper(o, log, counts, b, j, health.setRadio)
 
 	// The broker stays connected until the last line that was handed over is
 	// acknowledged, and the publisher until no board can add a sample.
@@ -166,16 +208,7 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 		defer close(brokerDone)
 		b.run(brokerCtx)
 	}()
-	publishCtx, stopPublisher := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopPublisher()
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.run(publishCtx) })
-	g.Go(func() error {
-		defer stopPublisher()
-		m.run(gctx)
-		return nil
-	})
-	err = g.Wait()
+	err = m.serveAll(ctx)
 	stopBroker()
 	<-brokerDone
 	return err
@@ -208,10 +241,85 @@ type mapper struct {
 	log       *slog.Logger
 	metrics   *metrics
 	publisher *publisher
+	leaves    *leaves
+	events    *events.Recorder
+	agent     *dmi.Agent // nil without DMI
 	state     func(error)
+	monotonic func() int64
 
 	mu        sync.Mutex
 	lastEpoch int64
+}
+
+func newMapper(o Options, log *slog.Logger, counts *metrics, b broker, j *journal, state func(error)) *mapper {
+	m := &mapper{
+		Options: o, log: log, metrics: counts, state: state, monotonic: radio.Now,
+		publisher: &publisher{
+			broker: b, journal: j, metrics: counts, log: log,
+			namespace: o.Namespace, queue: o.Queue, gather: o.Gather, streams: map[string]*stream{},
+		},
+		events: events.New(events.Options{
+			Client: o.Client, Namespace: o.Namespace, Node: o.Node, Log: log, Pause: o.Pause,
+			Written: func(reason string) { counts.events.WithLabelValues(reason).Inc() },
+			Dropped: func(string) { counts.lost.Inc() },
+		}),
+		leaves: newLeaves(o.Node, o.Namespace, log),
+	}
+	m.leaves.record, m.leaves.owner = m.events.Record, m.owner
+	if o.DMISocket != "" {
+		m.agent = dmi.New(dmi.Options{
+			Protocol: protocolName, Node: o.Node, Edge: o.DMISocket, Listen: o.DMIListen, Pause: o.Pause, Log: log,
+			Changed: m.leaves.changed, Removed: m.leaves.removed, State: m.registered,
+		})
+		m.leaves.report = m.agent
+	}
+	return m
+}
+
+// registered is told whether the edge runtime knows the mapper.
+func (m *mapper) registered(err error) {
+	if err != nil {
+		m.metrics.dmi.Set(0)
+		m.log.Warn("not registered with the edge runtime", "err", err)
+		return
+	}
+	m.metrics.dmi.Set(1)
+	m.log.Info("registered with the edge runtime", "socket", m.DMISocket)
+}
+
+// owner is the node that a Device belongs to.
+func (m *mapper) owner(ctx context.Context, device string) (string, error) {
+	var d devices.Device
+	if err := m.Client.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: device}, &d); err != nil {
+		return "", err
+	}
+	return d.Spec.NodeName, nil
+}
+
+// serveAll runs all of the mapper but its broker until ctx ends, and longer for
+// lines that were handed over. An error is the journal's, or that of wrong options.
+func (m *mapper) serveAll(ctx context.Context) error {
+	publishCtx, stopPublisher := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPublisher()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.publisher.run(publishCtx) })
+	g.Go(func() error {
+		defer stopPublisher()
+		m.run(gctx)
+		return nil
+	})
+	g.Go(func() error {
+		m.leaves.run(gctx)
+		return nil
+	})
+	g.Go(func() error {
+		m.events.Run(gctx)
+		return nil
+	})
+	if m.agent != nil {
+		g.Go(func() error { return m.agent.Run(gctx) })
+	}
+	return g.Wait()
 }
 
 // epoch is the time now, in ns, and later than any epoch before.
@@ -245,7 +353,7 @@ func (m *mapper) run(ctx context.Context) {
 func (m *mapper) serve(ctx context.Context, connected func()) error {
 	dialCtx, cancel := context.WithTimeout(ctx, gattTimeout)
 	defer cancel()
-	c, err := radio.Dial(dialCtx, m.Radio)
+	c, err := m.Central(dialCtx)
 	if err != nil {
 		return err
 	}
@@ -261,6 +369,9 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 	// served boards, and those that failed with the time of the next try.
 	served := map[radio.Address]bool{}
 	failed := map[radio.Address]*failure{}
+	refused := map[radio.Address]bool{}
+	again := time.NewTimer(0)
+	defer again.Stop()
 	type end struct {
 		board radio.Address
 		err   error
@@ -269,8 +380,24 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 	var boards sync.WaitGroup
 	defer boards.Wait()
 	defer cancel()
+	start := func(said bluest.Advertisement) {
+		mac := radio.Address(said.MAC)
+		served[mac] = true
+		if f := failed[mac]; f != nil {
+			f.heard = nil
+		}
+		boards.Go(func() {
+			err := m.board(ctx, c, said)
+			select {
+			case ends <- end{mac, err}:
+			case <-ctx.Done():
+			}
+		})
+	}
 	for {
 		select {
+		case <-c.Done():
+			return c.Err()
 		case a, ok := <-heard:
 			if !ok {
 				if err := c.Err(); err != nil {
@@ -278,13 +405,7 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 				}
 				return ctx.Err()
 			}
-			f := failed[a.Address]
-			switch {
-			case !a.Connectable || served[a.Address]:
-				continue
-			case f != nil && time.Now().Before(f.until):
-				continue
-			case len(served) >= maxBoards:
+			if served[a.Address] {
 				continue
 			}
 			said, err := bluest.DecodeAdvertisement(a.Payload)
@@ -292,14 +413,40 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 				m.log.Debug("not a board that this mapper knows", "mac", a.Address, "said", said, "err", err)
 				continue
 			}
-			served[a.Address] = true
-			boards.Go(func() {
-				err := m.board(ctx, c, said)
-				select {
-				case ends <- end{a.Address, err}:
-				case <-ctx.Done():
+			if !allowList(m.Allow).allows(said.Model(), a.Address) {
+				if !refused[a.Address] && len(refused) < 4*maxBoards {
+					refused[a.Address] = true
+					m.log.Info("board is not on the allow list", "mac", a.Address, "model", said.Model())
 				}
-			})
+				continue
+			}
+			f := failed[a.Address]
+			switch {
+			case !a.Connectable:
+				if f != nil {
+					f.heard = nil
+				}
+				m.leaves.heardElsewhere(deviceName(said.Model(), a.Address.Hex()))
+			case f != nil && time.Now().Before(f.until):
+				f.heard = &said // advertisements may be far apart
+				again.Reset(time.Until(soonest(failed)))
+			case len(served) < maxBoards:
+				start(said)
+			}
+		case <-again.C:
+			now := time.Now()
+			for mac, f := range failed {
+				if f.heard == nil || now.Before(f.until) {
+					continue
+				}
+				said := *f.heard
+				if f.heard = nil; !served[mac] && len(served) < maxBoards {
+					start(said)
+				}
+			}
+			if at := soonest(failed); !at.IsZero() {
+				again.Reset(time.Until(at))
+			}
 		case e := <-ends:
 			delete(served, e.board)
 			if len(failed) >= 4*maxBoards {
@@ -314,43 +461,60 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 				f.reset()
 			}
 			pause := f.pause()
-			f.until = time.Now().Add(pause)
+			f.until, f.heard = time.Now().Add(pause), nil
 			m.log.Warn("board not connected", "mac", e.board, "err", e.err, "again in", pause)
 		}
 	}
 }
 
-// failure of a board, and when to try it again.
+// soonest is when a board that was heard since it failed is to be tried again, the
+// zero time if none was.
+func soonest(failed map[radio.Address]*failure) (at time.Time) {
+	for _, f := range failed {
+		if f.heard != nil && (at.IsZero() || f.until.Before(at)) {
+			at = f.until
+		}
+	}
+	return at
+}
+
+// failure of a board, when to try it again, and what it said of itself since.
 type failure struct {
 	backoff
 	until time.Time
+	heard *bluest.Advertisement
 }
 
 // errServed marks the end of a session that had got as far as data.
 var errServed = errors.New("was served")
 
 // board connects one board and serves it until it goes.
-func (m *mapper) board(ctx context.Context, c *radio.Client, said bluest.Advertisement) error {
+func (m *mapper) board(ctx context.Context, c Central, said bluest.Advertisement) error {
 	mac := radio.Address(said.MAC)
 	connectCtx, cancel := context.WithTimeout(ctx, gattTimeout)
 	defer cancel()
-	conn, err := c.Connect(connectCtx, mac)
+	peer, err := c.Connect(connectCtx, mac)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	defer conn.Close()
+	defer peer.Close()
+	b := identity{model: said.Model(), mac: strings.ToUpper(mac.Hex()), node: m.Node}
+	leaf, err := m.leaves.join(b.device())
+	if err != nil {
+		return err
+	}
 	m.metrics.boards.Inc()
 	defer m.metrics.boards.Dec()
-	log := m.log.With("board", strings.ToLower(said.Model())+"-"+mac.Hex())
+	log := m.log.With("board", b.device())
 	log.Info("board connected")
 	s := &session{
-		conn:  conn,
-		board: identity{model: said.Model(), mac: strings.ToUpper(mac.Hex()), node: m.Node},
-		epoch: m.epoch, clock: bluest.NewTimeline(said.Firmware.TSUnit()),
-		publisher: m.publisher, metrics: m.metrics, now: m.Now, log: log,
+		peer: peer, leaf: leaf, board: b,
+		epoch: m.epoch, unit: said.Firmware.TSUnit(),
+		publisher: m.publisher, metrics: m.metrics, now: m.Now, monotonic: m.monotonic, log: log,
 		registrar: registrar{client: m.Client, namespace: m.Namespace, pause: m.Pause, log: log},
 	}
 	err = s.run(ctx)
+	leaf.unlink(err)
 	if s.declared.Load() != nil {
 		return fmt.Errorf("%w: %w", errServed, err)
 	}

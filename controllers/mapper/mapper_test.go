@@ -26,7 +26,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -284,7 +283,7 @@ func air(t *testing.T, socket string, boards ...*stub) (stop func()) {
 	for _, b := range boards {
 		heard = append(heard, radio.Heard{Peripheral: b, RSSI: -40})
 	}
-	s, err := radio.Listen(socket, heard, clock.RealClock{}, slog.New(slog.DiscardHandler))
+	s, err := radio.Listen(socket, heard, radio.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

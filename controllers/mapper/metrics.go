@@ -9,7 +9,7 @@ import (
 // Reasons why a sample was dropped before it was numbered.
 const (
 	reasonOverflow  = "overflow"  // the sensor's queue was full; the oldest went
-	reasonMalformed = "malformed" // a frame that is none, or a reading that is no number
+	reasonMalformed = "malformed" // a frame that is none, or a reading that cannot be
 	reasonStopped   = "stopped"   // the mapper stopped, or has more sensors than it serves
 )
 
@@ -18,6 +18,9 @@ type metrics struct {
 	published prometheus.Counter
 	dropped   *prometheus.CounterVec
 	boards    prometheus.Gauge
+	events    *prometheus.CounterVec
+	lost      prometheus.Counter // events that were not written
+	dmi       prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -31,6 +34,15 @@ func newMetrics() *metrics {
 		boards: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "mapper_boards_connected", Help: "Boards that are connected.",
 		}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mapper_events_total", Help: "Events that were written to Devices, by reason.",
+		}, []string{"reason"}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mapper_events_dropped_total", Help: "Events that could not be written in time.",
+		}),
+		dmi: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "mapper_dmi_registered", Help: "Whether the mapper is registered with the node's edge runtime: 1, else 0.",
+		}),
 	}
 	for _, r := range []string{reasonOverflow, reasonMalformed, reasonStopped} {
 		m.dropped.WithLabelValues(r)
@@ -40,7 +52,7 @@ func newMetrics() *metrics {
 
 // register at r until the function that it returns is called.
 func (m *metrics) register(r prometheus.Registerer) (func(), error) {
-	all := []prometheus.Collector{m.published, m.dropped, m.boards}
+	all := []prometheus.Collector{m.published, m.dropped, m.boards, m.events, m.lost, m.dmi}
 	undo := func() {
 		for _, c := range all {
 			r.Unregister(c)

@@ -17,6 +17,10 @@ const (
 	// acknowledgement after the mapper was told to stop, so that it is in the
 	// journal.
 	graceful = 2 * time.Second
+	// A message holds no more lines, and no more bytes unless one line has them.
+	maxLines   = 512
+	maxMessage = 64 << 10
+	maxGather  = 10 * time.Second
 )
 
 // publisher numbers samples and hands them to the broker. Each sensor has a
@@ -24,6 +28,9 @@ const (
 // samples: not a lost connection and not a slow acknowledgement. A line is sent,
 // byte for byte the same, until it is acknowledged. A sample gets its number
 // only when it is handed over: one dropped from a full queue leaves no gap.
+//
+// With gather, lines of one sensor are collected for that long and then sent as one
+// message. All of this holds of each line of it; that it waits is no loss.
 type publisher struct {
 	broker    broker
 	journal   *journal
@@ -31,6 +38,7 @@ type publisher struct {
 	log       *slog.Logger
 	namespace string
 	queue     int
+	gather    time.Duration
 
 	mu      sync.Mutex
 	streams map[string]*stream
@@ -127,6 +135,18 @@ func (st *stream) waiting(ctx context.Context) error {
 	}
 }
 
+// more blocks until the stream may have another sample; false once time is up.
+func (st *stream) more(ctx context.Context, up <-chan time.Time) bool {
+	select {
+	case <-st.wake:
+		return true
+	case <-up:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
 func (st *stream) len() int {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -144,37 +164,82 @@ func (st *stream) pop() (sample, bool) {
 	return s, true
 }
 
-// serve one stream until ctx ends, and then the line under way until late does.
+// message is lines of one sensor that are sent together.
+type message struct {
+	uid   string
+	topic string
+	text  []byte
+	lines int
+}
+
+func (m *message) fits(line []byte) bool {
+	return m.lines == 0 || m.lines < maxLines && len(m.text)+len(line) <= maxMessage
+}
+
+func (m *message) add(line []byte) {
+	m.text = append(m.text, line...)
+	m.lines++
+}
+
+// serve one stream until ctx ends, and then what is under way until late does.
 func (p *publisher) serve(ctx, late context.Context, st *stream) error {
 	var epoch, seq, last int64
+	var m message
+	// send what was gathered; false if there is no time left.
+	send := func() (bool, error) {
+		sent := m
+		m = message{}
+		if sent.lines == 0 {
+			return true, nil
+		}
+		if !p.deliver(late, sent.topic, sent.text) {
+			p.log.Warn("stopped before the broker acknowledged a message", "sensor", sent.uid, "lines", sent.lines, "epoch", epoch, "seq", seq)
+			return false, nil
+		}
+		p.metrics.published.Add(float64(sent.lines))
+		if err := p.journal.append(sent.text); err != nil {
+			// A published line that is missing in the journal would make
+			// every judgement on it wrong: better to stop.
+			return false, fmt.Errorf("after sample %d of %s: %w", seq, sent.uid, err)
+		}
+		return true, nil
+	}
 	for {
 		if st.waiting(ctx) != nil || p.broker.Await(ctx) != nil {
 			return nil
 		}
-		s, ok := st.pop()
-		if !ok {
-			continue
+		until := time.NewTimer(p.gather)
+		for full := false; !full; {
+			s, ok := st.pop()
+			if !ok {
+				full = !st.more(ctx, until.C)
+				continue
+			}
+			if s.epoch != epoch {
+				epoch, seq = s.epoch, 0
+			}
+			at := max(s.at, last+1)
+			line, err := s.encode(seq+1, at)
+			if err != nil {
+				p.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
+				p.log.Warn("sample dropped", "err", err)
+				full = p.gather == 0
+				continue
+			}
+			topic := p.namespace + "/" + s.topic
+			if m.topic != topic || !m.fits(line) {
+				if ok, err := send(); !ok {
+					return err
+				}
+				m.uid, m.topic = s.uid, topic
+			}
+			seq, last = seq+1, at
+			m.add(line)
+			full = p.gather == 0 || m.lines == maxLines
 		}
-		if s.epoch != epoch {
-			epoch, seq = s.epoch, 0
-		}
-		at := max(s.at, last+1)
-		line, err := s.encode(seq+1, at)
-		if err != nil {
-			p.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
-			p.log.Warn("sample dropped", "err", err)
-			continue
-		}
-		seq, last = seq+1, at
-		if !p.deliver(late, p.namespace+"/"+s.topic, line) {
-			p.log.Warn("stopped before the broker acknowledged a line", "sensor", s.uid, "epoch", epoch, "seq", seq)
-			return nil
-		}
-		p.metrics.published.Inc()
-		if err := p.journal.append(line); err != nil {
-			// A published line that is missing in the journal would make
-			// every judgement on it wrong: better to stop.
-			return fmt.Errorf("after sample %d of %s: %w", seq, s.uid, err)
+		until.Stop()
+		if ok, err := send(); !ok {
+			return err
 		}
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -27,7 +29,7 @@ const (
 	maxRetry = 30 * time.Second
 )
 
-// newClient for the two kinds that the mapper writes. It asks the API server
+// newClient for the kinds that the mapper writes. It asks the API server
 // nothing yet, discovery neither, so that the mapper starts without it.
 func newClient(kubeconfig string) (client.Client, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -36,10 +38,13 @@ func newClient(kubeconfig string) (client.Client, error) {
 	}
 	config.Timeout = apiTimeout
 	scheme := runtime.NewScheme()
-	if err := devices.AddToScheme(scheme); err != nil {
-		return nil, err
+	for _, add := range []func(*runtime.Scheme) error{devices.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
 	}
 	mapping := meta.NewDefaultRESTMapper(nil)
+	mapping.Add(corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
 	for _, kind := range []string{"Device", "DeviceModel"} {
 		mapping.Add(devices.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
@@ -101,15 +106,17 @@ func (r registrar) register(ctx context.Context, d declaration) (changed bool, e
 	if err != nil {
 		return false, err
 	}
-	if changed, err = r.apply(ctx, model); err != nil {
+	if changed, err = r.apply(ctx, model, nil); err != nil {
 		return false, err
 	}
-	also, err := r.apply(ctx, device)
+	also, err := r.apply(ctx, device, keepWishes)
 	return changed || also, err
 }
 
-// apply want if the API server does not have all of it.
-func (r registrar) apply(ctx context.Context, want *unstructured.Unstructured) (bool, error) {
+// apply want if the API server does not have all of it. merge, if there is one,
+// first takes over into want what is others' in the live object; then it is
+// applied only onto the version that was looked at.
+func (r registrar) apply(ctx context.Context, want *unstructured.Unstructured, merge func(want, live *unstructured.Unstructured)) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	name := want.GetKind() + " " + want.GetName()
@@ -117,8 +124,14 @@ func (r registrar) apply(ctx context.Context, want *unstructured.Unstructured) (
 	live.SetGroupVersionKind(want.GroupVersionKind())
 	switch err := r.client.Get(ctx, client.ObjectKeyFromObject(want), live); {
 	case err == nil:
+		if merge != nil {
+			merge(want, live)
+		}
 		if covers(live.Object, want.Object) {
 			return false, nil
+		}
+		if merge != nil {
+			want.SetResourceVersion(live.GetResourceVersion())
 		}
 	case !apierrors.IsNotFound(err):
 		return false, fmt.Errorf("get %s: %w", name, err)
@@ -127,6 +140,56 @@ func (r registrar) apply(ctx context.Context, want *unstructured.Unstructured) (
 		return false, fmt.Errorf("apply %s: %w", name, err)
 	}
 	return true, nil
+}
+
+// wishes are the fields of a property that are the users'; cycles are those of them
+// that a property always has.
+var (
+	wishes = []string{"desired", "collectCycle", "reportCycle", "reportToCloud", "pushMethod"}
+	cycles = []string{"collectCycle", "reportCycle"}
+)
+
+// keepWishes has want wish of each property what users wish of it in the live Device.
+// A property with any wish of theirs is theirs to switch off: then a missing one is
+// false, and does not get its default. The list is atomic, so what is not taken
+// over here is lost.
+func keepWishes(want, live *unstructured.Unstructured) {
+	theirs := map[string]map[string]any{}
+	for _, p := range properties(live) {
+		name, _ := p["name"].(string)
+		theirs[name] = p
+	}
+	for _, p := range properties(want) {
+		name, _ := p["name"].(string)
+		kept := map[string]any{}
+		for _, field := range wishes {
+			if v, ok := theirs[name][field]; ok {
+				kept[field] = v
+			}
+		}
+		if len(kept) == 0 {
+			continue
+		}
+		for _, field := range wishes {
+			if v, ok := kept[field]; ok {
+				p[field] = runtime.DeepCopyJSONValue(v)
+			} else if !slices.Contains(cycles, field) {
+				delete(p, field)
+			}
+		}
+	}
+}
+
+// properties of a Device, each to be changed in place.
+func properties(device *unstructured.Unstructured) (out []map[string]any) {
+	list, _, _ := unstructured.NestedFieldNoCopy(device.Object, "spec", "properties")
+	all, _ := list.([]any)
+	for _, p := range all {
+		if m, ok := p.(map[string]any); ok {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // covers reports whether live holds all of want: fields that others have added

@@ -139,14 +139,17 @@ func TestRegister(t *testing.T) {
 			Raw: []byte(`{"characteristicUUID":"001d0000-0001-11e1-ac36-0002a5d5c51b","quantity":"` + quantity + `"}`),
 		}}
 	}
+	readable := func(name, quantity string) devices.DeviceProperty {
+		return devices.DeviceProperty{Name: name, Visitors: visitor(quantity), CollectCycle: 1000, ReportCycle: 10000, ReportToCloud: true}
+	}
 	want := devices.DeviceSpec{
 		DeviceModelRef: &devices.ObjectRef{Name: "stwinkt1b"},
 		NodeName:       "edge-1",
 		Protocol:       devices.ProtocolConfig{ProtocolName: "ble-bluest", ConfigData: &runtime.RawExtension{Raw: []byte(`{"macAddress":"c0:83:2a:00:11:22"}`)}},
 		Properties: []devices.DeviceProperty{
-			{Name: "hts221-humidity", Visitors: visitor("humidity")},
-			{Name: "hts221-temperature", Visitors: visitor("temperature")},
-			{Name: "lps22hh-pressure", Visitors: visitor("pressure")},
+			readable("hts221-humidity", "humidity"),
+			readable("hts221-temperature", "temperature"),
+			readable("lps22hh-pressure", "pressure"),
 		},
 	}
 	if diff := cmp.Diff(want, d.Spec); diff != "" {
@@ -168,6 +171,15 @@ func TestRegister(t *testing.T) {
 	if diff := cmp.Diff(devices.DeviceModelSpec{Protocol: "ble-bluest", Properties: []devices.ModelProperty{
 		property("hts221-humidity", "%RH"), property("hts221-temperature", "degC"),
 		property("lps22hh-pressure", "hPa"), property("stts751-temperature", "degC"),
+		property("ism330dhcx-accelerationx", "mg"), property("ism330dhcx-accelerationy", "mg"), property("ism330dhcx-accelerationz", "mg"),
+		property("ism330dhcx-angularratex", "dps"), property("ism330dhcx-angularratey", "dps"), property("ism330dhcx-angularratez", "dps"),
+		property("iis2mdc-magneticfieldx", "mGauss"), property("iis2mdc-magneticfieldy", "mGauss"), property("iis2mdc-magneticfieldz", "mGauss"),
+		property("imp34dt05-soundlevel", "dB"),
+		property("battery-level", "%"),
+		{
+			Name: "sampling-rate", Description: "notifications a second of the environmental characteristic",
+			Type: "FLOAT", AccessMode: "ReadWrite", Minimum: "0.1", Maximum: "100", Unit: "Hz",
+		},
 	}}, m.Spec); diff != "" {
 		t.Errorf("DeviceModel (-want +got):\n%s", diff)
 	}

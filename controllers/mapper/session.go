@@ -2,7 +2,6 @@ package mapper
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -10,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/health"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
@@ -26,19 +26,33 @@ const (
 
 // session is the connection of one board.
 type session struct {
-	conn      *radio.Conn
+	peer      Peer
+	leaf      *leaf
 	board     identity
-	epoch     func() int64 // a new one, later than any before
-	clock     *bluest.Timeline
+	unit      time.Duration // of time stamps
+	epoch     func() int64  // a new one, later than any before
 	publisher *publisher
 	registrar registrar
 	metrics   *metrics
 	now       func() time.Time
+	monotonic func() int64 // the clock of notifications
 	log       *slog.Logger
 
+	console  bool          // there is one
 	lines    chan string   // of the console
-	changed  chan struct{} // the board said that its sensors changed
+	changed  chan struct{} // the board said that its sensors changed, or should be asked
+	latest   chan declaration
 	declared atomic.Pointer[declaration]
+	// announces says that the board answered what it has.
+	announces atomic.Bool
+	tuned     atomic.Uint64 // sampling rate that was set, bits of a float64
+	streams   map[string]*following
+}
+
+// following is the subscription of one characteristic.
+type following struct {
+	stop context.CancelFunc
+	done chan struct{} // closed when its last frame was taken in
 }
 
 // run asks the board who it is and what it has, then registers it and publishes
@@ -46,144 +60,115 @@ type session struct {
 func (s *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.lines, s.changed = make(chan string, 64), make(chan struct{}, 1)
+	s.lines, s.changed, s.latest = make(chan string, 64), make(chan struct{}, 1), make(chan declaration, 1)
+	s.streams = map[string]*following{}
 	if err := s.discover(ctx); err != nil {
 		return err
 	}
-	console, err := s.conn.Subscribe(ctx, bluest.ConsoleUUID)
-	if err != nil {
-		return fmt.Errorf("subscribe to the console: %w", err)
-	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		s.assemble(console)
-		return s.ended()
-	})
+	if s.console {
+		console, err := s.peer.Subscribe(ctx, bluest.ConsoleUUID)
+		if err != nil {
+			return fmt.Errorf("subscribe to the console: %w", err)
+		}
+		g.Go(func() error {
+			s.assemble(console)
+			return s.ended()
+		})
+	}
 	g.Go(func() error { return s.announce(ctx, g) })
 	return g.Wait()
 }
 
 // ended is why a channel of the connection was closed.
 func (s *session) ended() error {
-	if err := s.conn.Err(); err != nil {
+	if err := s.peer.Err(); err != nil {
 		return err
 	}
 	return context.Canceled
 }
 
-// discover finds the characteristic that carries the samples.
+// discover finds the characteristics that matter.
 func (s *session) discover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, gattTimeout)
 	defer cancel()
-	all, err := s.conn.Discover(ctx)
+	all, err := s.peer.Discover(ctx)
 	if err != nil {
 		return fmt.Errorf("discover: %w", err)
 	}
-	var console bool
+	known := map[bluest.Mask]bool{}
+	for _, p := range bluest.Parts(s.board.model) {
+		known[p.Characteristic] = true
+	}
+	var first, others []string
 	for _, c := range all {
+		m, err := bluest.ParseMask(c.UUID)
 		switch {
 		case c.UUID == bluest.ConsoleUUID:
-			console = c.Write && c.Notify
-		case s.board.stream == "" && c.Notify && environmental(c.UUID):
-			s.board.stream = c.UUID
+			s.console = c.Write && c.Notify
+		case c.UUID == bluest.ConfigUUID:
+			s.board.config = c.Write
+		case err != nil || !c.Notify:
+		case m == bluest.Battery:
+			s.board.battery = c.UUID
+		case environmental(m):
+			first = append(first, c.UUID)
+		case known[m]:
+			others = append(others, c.UUID)
 		}
 	}
-	if !console || s.board.stream == "" {
-		return fmt.Errorf("discover: %d characteristics without a console or an environmental one", len(all))
+	if len(first) > 1 { // of several layouts the first is taken
+		first = first[:1]
+	}
+	if s.board.features = append(first, others...); len(s.board.features) == 0 {
+		return fmt.Errorf("discover: %d characteristics, none of which carries values of a part of a %s", len(all), s.board.model)
 	}
 	return nil
-}
-
-// environmental reports whether a characteristic carries environmental frames.
-func environmental(uuid string) bool {
-	m, err := bluest.ParseMask(uuid)
-	return err == nil && (m == bluest.EnvironmentalBX1 || m == bluest.Environmental || m == bluest.EnvironmentalKT1B)
-}
-
-// assemble reads the console to its end.
-func (s *session) assemble(console <-chan radio.Notification) {
-	var a assembler
-	for n := range console {
-		a.feed(n.Value, func(line string) {
-			if line == lineChanged {
-				select {
-				case s.changed <- struct{}{}:
-				default:
-				}
-				return
-			}
-			select {
-			case s.lines <- line:
-			default: // nobody asked: a board may print what it likes
-			}
-		})
-	}
-}
-
-// ask writes a command to the console and hands the lines that follow to answer,
-// until it is content. Lines from before the command are not looked at.
-func (s *session) ask(ctx context.Context, command string, answer func(line string) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
-	defer cancel()
-	for stale := true; stale; {
-		select {
-		case <-s.lines:
-		default:
-			stale = false
-		}
-	}
-	if err := s.conn.Write(ctx, bluest.ConsoleUUID, []byte(command+"\r\n")); err != nil {
-		return fmt.Errorf("write %q to the console: %w", command, err)
-	}
-	last, count := "", 0
-	for {
-		select {
-		case line := <-s.lines:
-			if answer(line) {
-				return nil
-			}
-			last, count = line, count+1
-		case <-ctx.Done():
-			return fmt.Errorf("no answer to %q on the console, %d lines, the last %.40q: %w", command, count, last, ctx.Err())
-		}
-	}
 }
 
 // announce asks the board for its id and its sensors, then has it registered and
 // its frames read, and asks again whenever its sensors change.
 func (s *session) announce(ctx context.Context, g *errgroup.Group) error {
-	err := s.ask(ctx, commandUID, func(line string) (ok bool) {
-		s.board.id, ok = parseUID(line)
-		return ok
-	})
+	if s.console {
+		err := s.ask(ctx, commandUID, func(line string) (ok bool) {
+			s.board.id, ok = parseUID(line)
+			return ok
+		})
+		if err != nil {
+			return err
+		}
+	}
+	announced, err := s.declare(ctx)
 	if err != nil {
 		return err
 	}
-	latest := make(chan declaration, 1)
-	if err := s.declare(ctx, latest); err != nil {
-		return err
-	}
 	g.Go(func() error {
-		s.registrar.run(ctx, latest)
+		s.registrar.run(ctx, s.latest)
 		return nil
 	})
-	frames, err := s.conn.Subscribe(ctx, s.board.stream)
-	if err != nil {
-		return fmt.Errorf("subscribe to %s: %w", s.board.stream, err)
+	if err := s.follow(ctx, g); err != nil {
+		return err
 	}
-	g.Go(func() error {
-		s.frames(frames)
-		return s.ended()
-	})
+	g.Go(func() error { return s.tune(ctx) })
 	retry := backoff{first: s.registrar.pause, max: maxRetry}
 	settle := backoff{first: s.registrar.pause, max: s.registrar.pause} // however often it says so
 	for {
+		again := time.NewTimer(askAgain)
+		if announced {
+			again.Stop()
+		}
 		select {
 		case <-s.changed:
+		case <-again.C:
 		case <-ctx.Done():
+			again.Stop()
 			return ctx.Err()
 		}
-		for err := s.declare(ctx, latest); err != nil; err = s.declare(ctx, latest) {
+		again.Stop()
+		for {
+			if announced, err = s.declare(ctx); err == nil {
+				break
+			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -191,76 +176,218 @@ func (s *session) announce(ctx context.Context, g *errgroup.Group) error {
 			retry.wait(ctx)
 		}
 		retry.reset()
+		if err := s.follow(ctx, g); err != nil {
+			return err
+		}
+		notify(s.leaf.wished) // what is desired may be what it no longer has
 		settle.wait(ctx)
 	}
 }
 
-// declare asks for the board's sensors and replaces what is in latest by them.
-func (s *session) declare(ctx context.Context, latest chan declaration) error {
-	var bad error
-	err := s.ask(ctx, commandSensors, func(line string) bool {
-		announced, problems, err := parseSensors(line)
-		if err != nil {
-			bad = err
-			return false
+// offer replaces what the board offered before.
+func (s *session) offer(d declaration) {
+	s.declared.Store(&d)
+	select {
+	case <-s.latest:
+	default:
+	}
+	s.latest <- d
+	var streams []health.Stream
+	var parts []health.Part
+	periods := map[string]time.Duration{}
+	for _, p := range d.parts {
+		if len(p.feeds) == 0 {
+			continue
 		}
-		for _, p := range problems {
-			s.log.Warn("sensor is not offered", "element", p)
+		rate := p.rate
+		if m, err := bluest.ParseMask(p.stream); rate == 0 && err == nil {
+			rate = m.NominalRate()
 		}
-		d := declare(s.board, announced)
-		s.declared.Store(&d)
-		select {
-		case <-latest:
-		default:
+		periods[p.stream] = max(periods[p.stream], time.Duration(float64(time.Second)/rate))
+		parts = append(parts, health.Part{Name: p.name, Stream: p.stream, Accuracy: p.accuracy})
+	}
+	for uuid, period := range periods {
+		streams = append(streams, health.Stream{Name: uuid, Period: period})
+	}
+	s.leaf.do(func(now time.Time) {
+		s.leaf.health.Expect(now, streams, parts)
+		if rate := s.rate(); rate > 0 && s.leaf.shadow.readings[propertyRate] != nil {
+			s.leaf.shadow.state(propertyRate, rate, now)
 		}
-		latest <- d
-		return true
 	})
-	if err != nil {
-		return errors.Join(err, bad)
+}
+
+// rate is the board's sampling rate: as it declares it, else as it was set, else
+// the nominal one; 0 if it has none.
+func (s *session) rate() float64 {
+	m, ok := s.board.rateFeature()
+	if !ok {
+		return 0
+	}
+	if d := s.declared.Load(); d != nil && d.rate() > 0 {
+		return d.rate()
+	}
+	if set := s.wasTuned(); set > 0 {
+		return set
+	}
+	return m.NominalRate()
+}
+
+// follow subscribes to what carries the parts that are offered now, and to nothing
+// else. The battery is followed while anything is.
+func (s *session) follow(ctx context.Context, g *errgroup.Group) error {
+	wanted := map[string]bool{}
+	for _, p := range s.declared.Load().parts {
+		if len(p.feeds) > 0 {
+			wanted[p.stream] = true
+		}
+	}
+	if len(wanted) > 0 && s.board.battery != "" {
+		wanted[s.board.battery] = true
+	}
+	for uuid, f := range s.streams {
+		if wanted[uuid] {
+			continue
+		}
+		f.stop()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		delete(s.streams, uuid)
+	}
+	for uuid := range wanted {
+		if s.streams[uuid] != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(ctx)
+		frames, err := s.peer.Subscribe(ctx, uuid)
+		if err != nil {
+			stop()
+			return fmt.Errorf("subscribe to %s: %w", uuid, err)
+		}
+		f := &following{stop, make(chan struct{})}
+		s.streams[uuid] = f
+		g.Go(func() error {
+			defer stop()
+			s.frames(uuid, frames)
+			close(f.done)
+			if ctx.Err() != nil {
+				return nil // nobody wants it any more
+			}
+			return s.ended()
+		})
 	}
 	return nil
 }
 
-// frames publishes the samples in the board's frames until they end. A board
-// that began to count anew has restarted without a word: that is a new epoch.
-func (s *session) frames(frames <-chan radio.Notification) {
-	epoch, bad := s.epoch(), false
+// frames takes in a characteristic's frames until they end. A board that began to
+// count anew has restarted without a word: that is a new epoch.
+func (s *session) frames(uuid string, frames <-chan radio.Notification) {
+	epoch, bad, first := s.epoch(), false, true
+	clock, period := bluest.NewTimeline(s.unit), s.unit<<16
 	for n := range frames {
-		f, err := bluest.Decode(n.Characteristic, n.Value)
+		f, err := bluest.Decode(uuid, n.Value)
 		if err != nil {
 			s.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
 			if !bad { // once in a row: a board may send nothing else
 				s.log.Warn("frames dropped", "err", err)
 			}
 			bad = true
+			s.leaf.do(func(now time.Time) { s.leaf.health.Malformed(now, uuid, err) })
 			continue
 		}
 		bad = false
-		if _, restarted := s.clock.Uptime(f.TS, time.Duration(n.Received)); restarted {
-			s.log.Warn("board counts anew", "ts", f.TS)
+		booted := bootAt(n, f.TS, s.unit, period)
+		_, restarted := clock.Uptime(f.TS, time.Duration(n.Received))
+		if restarted {
 			epoch = s.epoch()
 		}
-		s.frame(f, n, epoch)
+		s.leaf.do(func(now time.Time) {
+			if before, known := s.leaf.booted[uuid]; known && first && before.restarted(booted, period) {
+				restarted = true
+			}
+			s.leaf.booted[uuid] = booted
+			if restarted {
+				s.leaf.health.Restart(now)
+			}
+		})
+		if restarted {
+			s.log.Warn("board counts anew", "characteristic", uuid, "ts", f.TS)
+			if !first { // what was set over the air is forgotten, too
+				s.tuned.Store(0)
+				notify(s.changed)
+			}
+		}
+		first = false
+		if uuid == s.board.battery {
+			s.battery(f)
+		} else {
+			s.frame(uuid, f, n, epoch)
+		}
 	}
 }
 
-// frame publishes a sample for each part in one frame.
-func (s *session) frame(f bluest.Frame, n radio.Notification, epoch int64) {
+// Codes of the battery's status.
+const (
+	batteryLow     = 0
+	batteryMissing = 2
+)
+
+// battery takes in a frame of the battery's characteristic.
+func (s *session) battery(f bluest.Frame) {
+	level, _ := f.Value(bluest.Level)
+	status, _ := f.Value(bluest.Status)
+	s.leaf.do(func(now time.Time) {
+		if status != batteryMissing {
+			s.leaf.health.Battery(now, level, status == batteryLow)
+		}
+		s.leaf.shadow.collect(propertyBattery, level, now)
+	})
+}
+
+// frame takes in a sample of each part in one frame.
+func (s *session) frame(uuid string, f bluest.Frame, n radio.Notification, epoch int64) {
 	// The time of a sample is that of its emission: the wall clock now, less
 	// what has passed since on the monotonic clock.
 	at, latency := s.now().UnixNano(), time.Duration(-1)
-	if age := time.Duration(radio.Now() - n.Emitted); age >= 0 && age <= maxAge && n.Received >= n.Emitted {
+	if age := time.Duration(s.monotonic() - n.Emitted); n.Emitted > 0 && age >= 0 && age <= maxAge && n.Received >= n.Emitted {
 		at -= int64(age)
 		latency = time.Duration(n.Received - n.Emitted)
 	}
 	d := s.declared.Load()
+	var measured []health.Sample
 	for _, p := range d.parts {
-		if values := p.values(f); len(values) > 0 {
-			s.publisher.push(sample{
-				part: p, device: d.device(), node: d.node,
-				values: values, latency: latency, epoch: epoch, at: at,
-			})
+		if p.stream != uuid {
+			continue
 		}
+		values := p.values(f)
+		if len(values) == 0 {
+			continue
+		}
+		s.publisher.push(sample{
+			part: p, device: d.device(), node: d.node,
+			values: values, latency: latency, epoch: epoch, at: at,
+		})
+		measured = append(measured, p.measured(f))
 	}
+	s.leaf.do(func(now time.Time) {
+		s.leaf.health.Frame(now, uuid, measured)
+		for _, p := range d.parts {
+			if p.stream != uuid {
+				continue
+			}
+			for _, feed := range p.feeds {
+				if v, ok := f.Value(feed.Quantity); ok {
+					s.leaf.shadow.collect(feed.property, v, now)
+				}
+			}
+		}
+		if uuid == s.board.features[0] && s.board.config {
+			if rate := s.rate(); rate > 0 {
+				s.leaf.shadow.collect(propertyRate, rate, now)
+			}
+		}
+	})
 }
