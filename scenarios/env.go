@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -180,7 +181,6 @@ func (e *Env) readBoards(ctx context.Context, provider, socket string) {
 	defer resp.Body.Close()
 	var boards []struct {
 		Name  string                     `json:"name"`
-		Rate  float64                    `json:"rate"`
 		Parts []nodecore.Characteristics `json:"parts"`
 	}
 	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&boards) != nil {
@@ -192,11 +192,11 @@ func (e *Env) readBoards(ctx context.Context, provider, socket string) {
 			if s.Provider != provider || s.Board != b.Name {
 				continue
 			}
-			if b.Rate > 0 {
-				s.Rate = b.Rate
-			}
 			for _, c := range b.Parts {
 				if strings.EqualFold(c.Model, s.Part) {
+					if rate, err := strconv.ParseFloat(c.SamplingRate, 64); err == nil && rate > 0 {
+						s.Rate = rate
+					}
 					s.Manufacturer, s.Latency, s.LatencyUnit = c.Manufacturer, c.Latency, c.Properties.Unit.Latency
 				}
 			}

@@ -31,28 +31,42 @@ type Sensor struct {
 
 func (s Sensor) name() string { return s.Device + "/" + s.Part }
 
-// parts that the boards of a model offer, and what they declare unless the
-// topology says otherwise.
+// parts that the boards of a model can offer, and what they declare unless the
+// topology says otherwise. One without a rate comes at the board's.
 var parts = map[string][]Sensor{
 	topology.STWINKT1B: {
 		{Part: "hts221", Types: []string{"Humidity", "Temperature"}},
 		{Part: "lps22hh", Types: []string{"Pressure"}},
 		{Part: "stts751", Types: []string{"Temperature"}},
+		accelerometer, magnetometer, microphone,
 	},
 	topology.STWINBX1: {
 		{Part: "stts22h", Types: []string{"Temperature"}},
 		{Part: "ilps22qs", Types: []string{"Pressure"}},
+		accelerometer, magnetometer, microphone,
 	},
 }
+
+var (
+	accelerometer = Sensor{Part: "ism330dhcx", Types: []string{"Acceleration", "AngularRate"}, Rate: 20}
+	magnetometer  = Sensor{Part: "iis2mdc", Types: []string{"MagneticField"}, Rate: 20}
+	microphone    = Sensor{Part: "imp34dt05", Types: []string{"SoundLevel"}, Rate: 2}
+)
 
 // sensorsOf a topology, in the order of provider, node, board and part.
 func sensorsOf(t *topology.Topology) []Sensor {
 	var all []Sensor
 	for _, p := range t.Providers {
 		for _, b := range p.Boards {
+			if !topology.Allowed(p.Allow, b.Model, b.MAC) {
+				continue
+			}
 			mac := strings.ReplaceAll(b.MAC, ":", "")
 			for _, s := range parts[b.Model] {
-				s.Provider, s.Board, s.Nodes, s.Rate = p.Name, b.Name, b.Nodes, b.Rate
+				if !slices.Contains(b.Offers, s.Part) {
+					continue
+				}
+				s.Provider, s.Board, s.Nodes, s.Rate = p.Name, b.Name, b.Nodes, cmp.Or(s.Rate, b.Rate)
 				s.Device = strings.ToLower(b.Model) + "-" + strings.ToLower(mac)
 				s.UID = sensor.UID(b.ID, strings.ToUpper(mac), s.Part)
 				s.Manufacturer, s.Latency, s.LatencyUnit = "STMicroelectronics", defaultLatency, "ms"

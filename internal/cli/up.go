@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fluidos-edge/testbed/scenarios"
+	"github.com/fluidos-edge/testbed/simulators/board"
 	"github.com/fluidos-edge/testbed/testbed"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
@@ -187,7 +188,41 @@ func (a *app) topology(cmd *cobra.Command, f upFlags) (*topology.Topology, error
 	if err != nil {
 		return nil, err
 	}
-	return topology.Load(name, data)
+	t, err := topology.Load(name, data)
+	if err != nil {
+		return nil, err
+	}
+	return t, a.readReplays(a.file, t)
+}
+
+// readReplays reads the files that boards replay, relative to the topology's.
+func (a *app) readReplays(file string, t *topology.Topology) error {
+	dir := filepath.Dir(file)
+	if file == "-" {
+		dir = "."
+	}
+	for i, p := range t.Providers {
+		for j := range p.Boards {
+			b := &p.Boards[j]
+			if b.Replay == "" {
+				continue
+			}
+			path := b.Replay
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(dir, path)
+			}
+			at := fmt.Sprintf("%s: providers[%d].boards[%d].replay", file, i, j)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return &failure{exit: exitUsage, code: "input", message: at + ": " + err.Error(), fix: "name a CSV file, relative to the folder of " + file, err: err}
+			}
+			if _, err := board.ParseReplay(b.Model, string(text)); err != nil {
+				return badInput("docs/boards.md has the form of such a file", "%s: %s: %v", at, path, err)
+			}
+			b.ReplayCSV = string(text)
+		}
+	}
+	return nil
 }
 
 const (

@@ -72,8 +72,8 @@ func RemoveUndescribed(ctx context.Context, c client.Client, t *topology.Topolog
 	return nil
 }
 
-// AwaitOffers waits until every edge node is Ready and every board has at least
-// one available Flavor.
+// AwaitOffers waits until every edge node is Ready and every board that may be
+// registered has at least one available Flavor.
 func AwaitOffers(ctx context.Context, c client.Client, p topology.Provider, say func(string)) error {
 	var missing []string
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, offersDeadline, true, func(ctx context.Context) (bool, error) {
@@ -102,7 +102,7 @@ func AwaitOffers(ctx context.Context, c client.Client, p topology.Provider, say 
 			}
 		}
 		for _, board := range p.Boards {
-			if !offered[DeviceName(board)] {
+			if topology.Allowed(p.Allow, board.Model, board.MAC) && !offered[DeviceName(board)] {
 				missing = append(missing, "board "+board.Name)
 			}
 		}
