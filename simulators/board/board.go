@@ -87,7 +87,7 @@ type Board struct {
 	streams [channels]stream
 	link    *radio.Link
 	node    string  // of link
-	frames  uint64  // emitted since it was made
+	frames  uint64  // since it was made
 	flight  []frame // emitted, not yet delivered; in order of both
 	faults  []fault
 
@@ -299,10 +299,10 @@ func (b *Board) step(now time.Duration, end *aftermath) {
 
 // emit a frame. b.mu is held.
 func (b *Board) emit(ch int, now time.Duration) {
+	b.frames++
 	if len(b.faults) > 0 && b.suffers(topology.FaultSilence, now) {
 		return
 	}
-	b.frames++
 	l := b.spec.Latency
 	deliver := now + time.Duration(l.Median) + time.Duration(b.chance.sign(forLatency, b.frames)*float64(l.Jitter))
 	if n := len(b.flight); n > 0 {

@@ -42,18 +42,27 @@ type bench struct {
 	clk   *testingclock.FakeClock
 	board *board.Board
 	conn  *radio.Conn
+	// inRange is what the board told of that.
+	inRange []bool
 }
 
 func newBench(t *testing.T, spec topology.Board) *bench {
 	t.Helper()
 	s := &bench{t: t, clk: testingclock.NewFakeClock(start)}
-	b, err := board.New(spec, board.Options{Seed: 7, Clock: s.clk, Monotonic: func() int64 { return s.clk.Since(start).Nanoseconds() }})
+	s.board = newBoard(t, spec, board.Options{Clock: s.clk, Monotonic: func() int64 { return s.clk.Since(start).Nanoseconds() },
+		InRange: func(_ *board.Board, ok bool) { s.inRange = append(s.inRange, ok) }})
+	s.conn = connect(t, s.board)
+	return s
+}
+
+func newBoard(t testing.TB, spec topology.Board, opts board.Options) *board.Board {
+	t.Helper()
+	opts.Seed = 7
+	b, err := board.New(spec, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.board = b
-	s.conn = connect(t, b)
-	return s
+	return b
 }
 
 func connect(t *testing.T, b *board.Board) *radio.Conn {
@@ -283,6 +292,9 @@ func TestConsole(t *testing.T) {
 	if got := s.ask(console, "uid\r\n"); got != spec.ID {
 		t.Errorf("uid: %q", got)
 	}
+	if got, want := s.ask(console, "info"), "STEVAL-STWINKT1B, x-cube-ble2 SensorDemo"; got != want {
+		t.Errorf("info: %q, want %q", got, want)
+	}
 	if got := s.ask(console, "reboot"); !strings.Contains(got, `unknown command "reboot"`) {
 		t.Errorf("reboot: %q", got)
 	}
@@ -422,9 +434,20 @@ func TestRead(t *testing.T) {
 	if _, err := bluest.Decode(bluest.EnvironmentalBX1.UUID(), v); err != nil {
 		t.Error(err)
 	}
+	for _, m := range []bluest.Mask{bluest.Inertial, bluest.Battery, bluest.Microphone} {
+		v, err := s.conn.Read(t.Context(), m.UUID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bluest.Decode(m.UUID(), v); err != nil || len(v) > 20 {
+			t.Errorf("%d bytes, %v", len(v), err)
+		}
+	}
 	for what, err := range map[string]error{
-		"read of another layout": func() error { _, err := s.conn.Read(t.Context(), bluest.EnvironmentalKT1B.UUID()); return err }(),
-		"write of a reading":     s.conn.Write(t.Context(), bluest.EnvironmentalBX1.UUID(), []byte("x")),
+		"read of the console":        func() error { _, err := s.conn.Read(t.Context(), bluest.ConsoleUUID); return err }(),
+		"subscription to the config": func() error { _, err := s.conn.Subscribe(t.Context(), bluest.ConfigUUID); return err }(),
+		"read of another layout":     func() error { _, err := s.conn.Read(t.Context(), bluest.EnvironmentalKT1B.UUID()); return err }(),
+		"write of a reading":         s.conn.Write(t.Context(), bluest.EnvironmentalBX1.UUID(), []byte("x")),
 		"subscription to nothing": func() error {
 			_, err := s.conn.Subscribe(t.Context(), bluest.EnvironmentalKT1B.UUID())
 			return err
@@ -447,6 +470,12 @@ func TestRefuses(t *testing.T) {
 		{"model", func(b *topology.Board) { b.Model = "STWINKT1" }, "model: "},
 		{"unknown model", func(b *topology.Board) { b.Model = "toaster" }, "model: "},
 		{"rate", func(b *topology.Board) { b.Rate = math.NaN() }, "rate: "},
+		{"part that is not on offer", func(b *topology.Board) {
+			b.Offers, b.Parts = []string{"lps22hh"}, map[string]topology.Declared{"hts221": {}}
+		}, "parts.hts221: not on offer, want one of lps22hh"},
+		{"offer", func(b *topology.Board) { b.Offers = []string{"stts22h"} }, `offers: "stts22h", want parts of a STWINKT1B, each once: hts221, lps22hh, stts751, ism330dhcx, iis2mdc, imp34dt05`},
+		{"offer twice", func(b *topology.Board) { b.Offers = []string{"hts221", "hts221"} }, `offers: "hts221", want parts`},
+		{"replay", func(b *topology.Board) { b.Replay, b.ReplayCSV = "x.csv", "seconds\n" }, "replay x.csv: line 1, column 1: "},
 		{"part", func(b *topology.Board) { b.Parts = map[string]topology.Declared{"stts22h": {}} }, "parts.stts22h: "},
 	} {
 		spec := kt1b()

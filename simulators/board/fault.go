@@ -52,6 +52,10 @@ func (b *Board) Fault(f topology.Fault, of string) error {
 		}
 	}
 	b.mu.Lock()
+	if n.id == b.spec.ID {
+		b.mu.Unlock()
+		return fmt.Errorf("of: id %s is the board's own, want another board's", n.id)
+	}
 	now := b.now()
 	n.since = now
 	if n.For > 0 {

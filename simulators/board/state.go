@@ -25,9 +25,9 @@ type State struct {
 	ConnectedTo string           `json:"connectedTo"`
 	Rate        float64          `json:"rate"`
 	Latency     topology.Latency `json:"latency"`
-	// Offers are the parts that it declares, Parts what it declares of them now.
-	Offers []string                   `json:"offers"`
+	// Parts is what it declares now of those that it offers, which Offers name.
 	Parts  []nodecore.Characteristics `json:"parts"`
+	Offers []string                   `json:"offers"`
 	// Rates of what notifies, in Hz, by the mask of the characteristic in hex:
 	// "00140000". One that was disabled is left out.
 	Rates map[string]float64 `json:"rates"`
