@@ -63,6 +63,8 @@ type Recorder struct {
 	Options
 	wake chan struct{}
 
+	last int64 // that made the name of an Event unique
+
 	mu      sync.Mutex
 	entries map[key]*entry
 }
@@ -100,7 +102,7 @@ func (r *Recorder) Record(device, reason, message string, normal bool) {
 	k := key{device, reason}
 	e := r.entries[k]
 	if e == nil {
-		if len(r.entries) >= maxEntries && !r.evict(now) {
+		if len(r.entries) >= maxEntries && !r.evict() {
 			r.Dropped(reason)
 			return
 		}
@@ -119,7 +121,7 @@ func (r *Recorder) Record(device, reason, message string, normal bool) {
 }
 
 // evict an entry that has nothing to write, the one that was written first.
-func (r *Recorder) evict(time.Time) bool {
+func (r *Recorder) evict() bool {
 	var oldest key
 	found := false
 	for k, e := range r.entries {
@@ -264,8 +266,9 @@ func (r *Recorder) create(ctx context.Context, k key, e *entry) error {
 	if err := r.Client.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: k.device}, &d); err != nil {
 		return fmt.Errorf("get Device %s: %w", k.device, err)
 	}
+	r.last = max(r.last+1, time.Now().UnixNano())
 	o := &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: fmt.Sprintf("%s.%x", k.device, time.Now().UnixNano())},
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: fmt.Sprintf("%s.%x", k.device, r.last)},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: devices.GroupVersion.String(), Kind: "Device",
 			Namespace: d.Namespace, Name: d.Name, UID: d.UID, ResourceVersion: d.ResourceVersion,

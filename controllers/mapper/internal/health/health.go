@@ -8,7 +8,8 @@
 //   - Only evidence ends a fault: a stuck part's value must change, readings must
 //     agree again, frames must be readable again. That a board was away and came
 //     back is none.
-//   - The state is "" until a first frame says something, then as in package devices.
+//   - The state is "" until a readable frame or a fault says something, then as in
+//     package devices.
 //   - Times only grow; one that is behind its predecessor is taken as that.
 //
 // To try it: health_test.go tells it the lives of boards.
@@ -100,7 +101,7 @@ type Board struct {
 	parts   map[string]*part
 
 	linked bool
-	heard  bool      // a frame since it was linked
+	heard  bool      // a readable frame since it was linked
 	lostAt time.Time // when it is lost unless it is heard; zero: no question of that
 	why    string    // it was disconnected
 	lost   bool
@@ -224,6 +225,7 @@ func (b *Board) Frame(now time.Time, name string, samples []Sample) {
 	if s == nil {
 		return
 	}
+	b.heard, s.silent = true, false
 	s.good, s.bad = s.good+1, 0
 	if s.good >= garbageFrames {
 		s.garbage = false
@@ -356,8 +358,7 @@ func (b *Board) arrived(now time.Time, name string) *stream {
 	if b.heard {
 		s.gaps[0], s.gaps[1] = s.gaps[1], now.Sub(s.last)
 	}
-	s.last, s.silent = now, false
-	b.heard, b.lost, b.lostAt = true, false, time.Time{}
+	s.last, b.lost, b.lostAt = now, false, time.Time{}
 	return s
 }
 
