@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	devicesv1 "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	rulesv1 "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	"github.com/fluidos-edge/testbed/simulators/hollowedge"
 )
@@ -56,7 +58,8 @@ func eventually(t *testing.T, holds func() error) {
 type bed struct {
 	*testing.T
 	client  client.WithWatch
-	objects []client.Object // that are there before
+	objects []client.Object  // that are there before
+	cluster client.WithWatch // instead of one of its own
 	runtime *hollowedge.Runtime
 	clock   *clocktesting.FakeClock
 	reg     *prometheus.Registry
@@ -82,6 +85,11 @@ func withObjects(objs ...client.Object) bedOption {
 	return func(b *bed, _ *hollowedge.Options, _ *interceptor.Funcs) { b.objects = objs }
 }
 
+// withCluster has the runtime in another bed's cluster.
+func withCluster(c client.WithWatch) bedOption {
+	return func(b *bed, _ *hollowedge.Options, _ *interceptor.Funcs) { b.cluster = c }
+}
+
 // withRuleWatch gives the watch on Rules into the test's hands.
 func withRuleWatch(w watch.Interface) bedOption {
 	return func(_ *bed, _ *hollowedge.Options, f *interceptor.Funcs) {
@@ -100,7 +108,7 @@ func withRuleWatch(w watch.Interface) bedOption {
 func scheme(t testing.TB) *runtime.Scheme {
 	t.Helper()
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, coordinationv1.AddToScheme, rulesv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, coordinationv1.AddToScheme, rulesv1.AddToScheme, devicesv1.AddToScheme} {
 		if err := add(s); err != nil {
 			t.Fatal(err)
 		}
@@ -124,16 +132,17 @@ func start(t *testing.T, options ...bedOption) *bed {
 		reg:   prometheus.NewRegistry(),
 		log:   &lines{changed: make(chan struct{})},
 	}
-	var once [2]sync.Once
-	watching := [2]chan struct{}{make(chan struct{}), make(chan struct{})}
+	watching := map[reflect.Type]func(){}
+	var watches []<-chan struct{}
+	for _, l := range []client.ObjectList{&rulesv1.RuleList{}, &rulesv1.RuleEndpointList{}, &devicesv1.DeviceList{}, &devicesv1.DeviceModelList{}, &devicesv1.DeviceStatusList{}} {
+		begun := make(chan struct{})
+		watching[reflect.TypeOf(l)] = sync.OnceFunc(func() { close(begun) })
+		watches = append(watches, begun)
+	}
 	funcs := interceptor.Funcs{
 		Watch: func(ctx context.Context, c client.WithWatch, l client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
 			w, err := c.Watch(ctx, l, opts...)
-			i := 0
-			if _, ok := l.(*rulesv1.RuleList); ok {
-				i = 1
-			}
-			once[i].Do(func() { close(watching[i]) })
+			watching[reflect.TypeOf(l)]()
 			return w, err
 		},
 	}
@@ -146,7 +155,10 @@ func start(t *testing.T, options ...bedOption) *bed {
 	for _, o := range options {
 		o(b, opts, &funcs)
 	}
-	b.client = interceptor.NewClient(newClient(t, b.objects...), funcs)
+	if b.cluster == nil {
+		b.cluster = newClient(t, b.objects...)
+	}
+	b.client = interceptor.NewClient(b.cluster, funcs)
 	opts.Client = b.client
 	r, err := hollowedge.New(opts)
 	if err != nil {
@@ -181,7 +193,7 @@ func start(t *testing.T, options ...bedOption) *bed {
 			t.Errorf("run: %v", err)
 		}
 	})
-	for _, c := range []chan struct{}{ready, watching[0], watching[1]} {
+	for _, c := range append(watches, ready) {
 		select {
 		case <-c:
 		case <-done:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -27,7 +28,14 @@ type Node struct {
 	// MQTT is where its broker listens: a loopback address with port, or empty
 	// for no broker. Port 0 takes a free one.
 	MQTT string `json:"mqtt,omitempty"`
+	// DMI is the path of its unix socket for mappers, or empty for none: absolute,
+	// at most 104 bytes, in a folder that exists.
+	DMI string `json:"dmi,omitempty"`
 }
+
+// maxSocketPath is what every system can have as the path of a unix socket, less
+// what a name beside it takes.
+const maxSocketPath = 104
 
 // DecodeConfig reads exactly one Config and checks it. Unknown fields are
 // errors; all problems are reported at once, each with its field.
@@ -66,7 +74,7 @@ func (c *Config) complete() error {
 	if len(c.Nodes) == 0 {
 		fail("nodes: there is none")
 	}
-	names, brokers := map[string]bool{}, map[string]bool{}
+	names, brokers, sockets := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for i, n := range c.Nodes {
 		if problems := validation.IsDNS1123Subdomain(n.Name); len(problems) > 0 {
 			fail("nodes[%d].name: %q: %s", i, n.Name, strings.Join(problems, "; "))
@@ -75,6 +83,17 @@ func (c *Config) complete() error {
 			fail("nodes[%d].name: %q is there twice", i, n.Name)
 		}
 		names[n.Name] = true
+		if n.DMI != "" {
+			switch {
+			case !filepath.IsAbs(n.DMI):
+				fail("nodes[%d].dmi: %q is not an absolute path", i, n.DMI)
+			case len(n.DMI) > maxSocketPath:
+				fail("nodes[%d].dmi: %q has %d bytes; a socket's path has at most %d", i, n.DMI, len(n.DMI), maxSocketPath)
+			case sockets[filepath.Clean(n.DMI)]:
+				fail("nodes[%d].dmi: %q is there twice", i, n.DMI)
+			}
+			sockets[filepath.Clean(n.DMI)] = true
+		}
 		if n.MQTT == "" {
 			continue
 		}

@@ -7,10 +7,14 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"golang.org/x/time/rate"
+
+	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/devicecontroller"
+	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/devicetwin"
 )
 
 // reconnectEvery is how often EdgeHub tries after a cut: twice its heartbeat.
@@ -20,17 +24,21 @@ const reconnectEvery = 30 * time.Second
 var alwaysSubscribed = [...]string{"$hw/events/upload/#", "SYS/dis/upload_records", "+/user/#"}
 
 // edge is one EdgeCore: EventBus with its subscriptions, EdgeHub with its
-// throttle, and the node's heartbeat. It has a goroutine only while messages
-// wait.
+// throttle, the node's heartbeat and, if it has a socket for mappers, DeviceTwin.
+// It has a goroutine only while messages wait.
 type edge struct {
 	r       *Runtime
 	index   int
 	node    Node
 	limiter *rate.Limiter
-	counts  counts
+	twin    *devicetwin.Node // nil: no mapper comes
+	counts  counts           // of messages
+	reports counts
+	refused atomic.Int64 // requests of mappers
 
 	mu        sync.Mutex
 	router    *router
+	devices   *devicecontroller.Controller
 	connected bool                // the session with the cloud is up
 	linkCut   bool                // by Disconnect
 	cutAt     time.Time           // of the last cut
@@ -44,11 +52,20 @@ type edge struct {
 	restored  func() // tells the heartbeats
 }
 
-// message is what a node uploads.
+// message is what a node uploads: what a client published, or a mapper's report.
 type message struct {
 	topic   string
 	payload []byte
+	report  *devicetwin.Report
 	offline bool // queued while the node was cut off
+}
+
+// count is where a message counts.
+func (e *edge) count(m message) *counts {
+	if m.report != nil {
+		return &e.reports
+	}
+	return &e.counts
 }
 
 func newEdge(r *Runtime, index int, n Node) *edge {
@@ -65,10 +82,10 @@ func newEdge(r *Runtime, index int, n Node) *edge {
 }
 
 // attach is called once, before anything can be published or connected.
-func (e *edge) attach(router *router, restored func()) {
+func (e *edge) attach(router *router, devices *devicecontroller.Controller, restored func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.router, e.restored = router, restored
+	e.router, e.devices, e.restored = router, devices, restored
 }
 
 func (e *edge) setAddress(a net.Addr) {
@@ -109,16 +126,51 @@ func (e *edge) publish(topic string, payload []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.counts.published.Add(1)
-	switch {
-	case !e.subscribed(topic):
+	if !e.subscribed(topic) {
 		e.counts.drop(dropUnsubscribed)
 		return
-	case len(e.queue) >= e.r.limit:
-		e.counts.drop(dropQueueFull)
+	}
+	e.enqueue(message{topic: topic, payload: asText(payload)})
+}
+
+// Report takes what a mapper reported. Unlike EventBus, DeviceTwin sends nothing
+// once it knows that the node is cut off.
+func (e *edge) Report(r devicetwin.Report) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reports.published.Add(1)
+	if !e.connected && !e.loseNext {
+		e.reports.drop(dropCut)
 		return
 	}
-	e.counts.queued.Add(1)
-	e.queue = append(e.queue, message{topic: topic, payload: asText(payload), offline: !e.connected})
+	e.enqueue(message{report: &r})
+}
+
+// Drop counts a report that goes nowhere.
+func (e *edge) Drop(why devicetwin.Drop) {
+	e.reports.published.Add(1)
+	if why == devicetwin.DropUnknown {
+		e.reports.drop(dropUnknown)
+	} else {
+		e.reports.drop(dropInvalid)
+	}
+}
+
+// Refuse counts a mapper's request that came too soon.
+func (e *edge) Refuse() { e.refused.Add(1) }
+
+// Spawn runs a function in a goroutine that ends with the runtime.
+func (e *edge) Spawn(f func(context.Context)) bool { return e.r.tasks.spawn(f) }
+
+// enqueue is called with mu.
+func (e *edge) enqueue(m message) {
+	if len(e.queue) >= e.r.limit {
+		e.count(m).drop(dropQueueFull)
+		return
+	}
+	m.offline = !e.connected
+	e.count(m).queued.Add(1)
+	e.queue = append(e.queue, m)
 	e.drain()
 }
 
@@ -178,16 +230,20 @@ func (e *edge) upload(ctx context.Context) {
 			return
 		}
 		err := e.throttle(ctx)
-		e.counts.queued.Add(-1)
-		if err != nil {
-			e.counts.drop(dropStopped)
+		counts := e.count(m)
+		counts.queued.Add(-1)
+		switch {
+		case err != nil:
+			counts.drop(dropStopped)
 			return
+		case !e.sent():
+			counts.drop(dropCut)
+		case m.report != nil:
+			e.devices.Report(*m.report)
+			counts.forwarded.Add(1)
+		default:
+			e.router.message(e, m)
 		}
-		if !e.sent() {
-			e.counts.drop(dropCut)
-			continue
-		}
-		e.router.message(e, m)
 	}
 }
 

@@ -80,8 +80,11 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	devicesv1 "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	rulesv1 "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/broker"
+	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/devicecontroller"
+	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/devicetwin"
 	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/heartbeat"
 )
 
@@ -206,17 +209,18 @@ func loadConfig(file string) (Config, error) {
 }
 
 // connect makes a client that so many nodes can share: each renews its Lease
-// every 10 s, which takes a fifth of this; the rest is for registration.
+// every 10 s, which takes a fifth of this; the rest is for registration and for
+// DeviceStatuses.
 func connect(kubeconfig string, nodes int) (client.WithWatch, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %q: %w", kubeconfig, err)
 	}
-	cfg.QPS = float32(max(50, nodes/2))
+	cfg.QPS = float32(max(100, nodes/2))
 	cfg.Burst = 2 * int(cfg.QPS)
 	cfg.WarningHandler = rest.NoWarnings{}
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, coordinationv1.AddToScheme, rulesv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, coordinationv1.AddToScheme, rulesv1.AddToScheme, devicesv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -232,10 +236,13 @@ func connect(kubeconfig string, nodes int) (client.WithWatch, error) {
 // +kubebuilder:rbac:groups="",resources=nodes/status,verbs=patch
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=kube-node-lease,verbs=create;patch
 // +kubebuilder:rbac:groups=rules.kubeedge.io,resources=rules;ruleendpoints,verbs=get;list;watch
+// +kubebuilder:rbac:groups=devices.kubeedge.io,resources=devices;devicemodels,verbs=list;watch
+// +kubebuilder:rbac:groups=devices.kubeedge.io,resources=devicestatuses,verbs=list;watch;create;patch
 
-// Run opens the brokers, registers the nodes, follows the Rules, and blocks
-// until ctx ends. It is ready once all nodes are registered and connected, all
-// brokers listen and the Rules that exist have been read. A Runtime runs once.
+// Run opens the brokers and the mappers' sockets, registers the nodes, follows
+// the Rules and Devices, and blocks until ctx ends. It is ready once all nodes are
+// registered and connected, the Rules and Devices that exist have been read, and
+// all brokers and sockets are served. A Runtime runs once.
 func (r *Runtime) Run(ctx context.Context, log *slog.Logger, ready func(error)) error {
 	metrics := &collector{edges: r.sorted}
 	if err := r.reg.Register(metrics); err != nil {
@@ -254,8 +261,25 @@ func (r *Runtime) Run(ctx context.Context, log *slog.Logger, ready func(error)) 
 		names[i] = e.node.Name
 	}
 	beats := heartbeat.New(r.client, r.clock, log, names, func(node string) bool { return r.edges[node].isConnected() })
+	devices := devicecontroller.New(r.client, r.clock, log, func(node string) (*devicetwin.Node, bool) {
+		e, ok := r.edges[node]
+		if !ok {
+			return nil, false
+		}
+		return e.twin, e.isConnected()
+	})
 	for _, e := range r.sorted {
-		e.attach(router, func() { beats.Hurry(e.node.Name) })
+		e.attach(router, devices, func() { beats.Hurry(e.node.Name) })
+	}
+	for _, e := range r.sorted {
+		if e.node.DMI == "" {
+			continue
+		}
+		e.twin = devicetwin.New(e, r.clock, log.With("node", e.node.Name))
+		if err := e.twin.Open(e.node.DMI); err != nil {
+			return fmt.Errorf("dmi of node %s: %w", e.node.Name, err)
+		}
+		defer e.twin.Close()
 	}
 	for _, e := range r.sorted {
 		if e.node.MQTT == "" {
@@ -275,6 +299,14 @@ func (r *Runtime) Run(ctx context.Context, log *slog.Logger, ready func(error)) 
 		}
 		if err := router.run(ctx, g, ready); err != nil {
 			return err
+		}
+		if err := devices.Run(ctx, g, ready); err != nil {
+			return err
+		}
+		for _, e := range r.sorted {
+			if e.twin != nil {
+				e.twin.Serve()
+			}
 		}
 		log.Info("hollow edge runtime is ready", "nodes", len(r.sorted))
 		ready(nil)

@@ -11,13 +11,11 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	rulesv1 "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
+	"github.com/fluidos-edge/testbed/simulators/hollowedge/internal/informer"
 )
 
 // Event is something that happened to a Rule or a RuleEndpoint and that the
@@ -79,60 +77,12 @@ func (ro *router) run(ctx context.Context, g *errgroup.Group, ready func(error))
 		ro.deleteRule(o)
 	})
 	ready(errors.New("reading RuleEndpoints"))
-	if err := ro.follow(ctx, g, &rulesv1.RuleEndpoint{}, &rulesv1.RuleEndpointList{}, endpoints); err != nil {
+	if err := informer.Follow(ctx, g, ro.r.client, ro.log, &rulesv1.RuleEndpoint{}, &rulesv1.RuleEndpointList{}, endpoints); err != nil {
 		return err
 	}
 	ready(errors.New("reading Rules"))
-	return ro.follow(ctx, g, &rulesv1.Rule{}, &rulesv1.RuleList{}, rules)
+	return informer.Follow(ctx, g, ro.r.client, ro.log, &rulesv1.Rule{}, &rulesv1.RuleList{}, rules)
 }
-
-// follow runs an informer in g and returns when it has seen what exists.
-func (ro *router) follow(ctx context.Context, g *errgroup.Group, of client.Object, list client.ObjectList, h cache.ResourceEventHandler) error {
-	c := ro.r.client
-	fresh := func() client.ObjectList { return list.DeepCopyObject().(client.ObjectList) }
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			l := fresh()
-			err := c.List(ctx, l, &client.ListOptions{Raw: &o})
-			return l, err
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return c.Watch(ctx, fresh(), &client.ListOptions{Raw: &o})
-		},
-	}
-	informer := cache.NewSharedIndexInformer(listThenWatch{lw}, of, 0, cache.Indexers{})
-	if err := informer.SetTransform(func(o any) (any, error) {
-		if obj, ok := o.(client.Object); ok {
-			obj.SetManagedFields(nil)
-		}
-		return o, nil
-	}); err != nil {
-		return err
-	}
-	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		ro.log.Warn("watch ended, going on", "of", fmt.Sprintf("%T", of), "err", err)
-	}); err != nil {
-		return err
-	}
-	reg, err := informer.AddEventHandler(h)
-	if err != nil {
-		return err
-	}
-	g.Go(func() error {
-		informer.RunWithContext(ctx)
-		return nil
-	})
-	if !cache.WaitForCacheSync(ctx.Done(), reg.HasSynced) {
-		return ctx.Err()
-	}
-	return nil
-}
-
-// listThenWatch keeps the reflector from streaming lists, which not every
-// server and no fake client can do.
-type listThenWatch struct{ *cache.ListWatch }
-
-func (listThenWatch) IsWatchListSemanticsUnSupported() bool { return true }
 
 // handlers turn what an informer says into Events. Updates are ignored.
 func (ro *router) handlers(kind string, add, del func(context.Context, client.Object)) cache.ResourceEventHandler {

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	devicesv1 "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	rulesv1 "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	"github.com/fluidos-edge/testbed/simulators/hollowedge"
 )
@@ -50,7 +51,7 @@ type bed interface {
 
 func newScheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
-	return s, errors.Join(corev1.AddToScheme(s), coordinationv1.AddToScheme(s), rulesv1.AddToScheme(s))
+	return s, errors.Join(corev1.AddToScheme(s), coordinationv1.AddToScheme(s), rulesv1.AddToScheme(s), devicesv1.AddToScheme(s))
 }
 
 func newClient(c *rest.Config) (client.WithWatch, error) {
