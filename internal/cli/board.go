@@ -2,61 +2,21 @@ package cli
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"net"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/fleet"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
 func (a *app) boardCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "board", Short: "See and change boards, read their frames"},
-		a.boardDecodeCommand(), a.boardListCommand(), a.boardShowCommand(), a.boardSetCommand())
-}
-
-func (a *app) boardDecodeCommand() *cobra.Command {
-	var characteristic string
-	cmd := &cobra.Command{
-		Use:   "decode --characteristic UUID HEX",
-		Short: "Read a BlueST notification frame",
-		Example: `  testbed board decode --characteristic 00140000-0001-11e1-ac36-0002a5d5c51b 3412cd8b0100ea00
-  testbed board decode --characteristic 00140000 "34 12 cd 8b 01 00 ea 00"`,
-		Args: exactly("--characteristic UUID HEX"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if characteristic == "" {
-				return usage("give the characteristic's UUID, such as --characteristic 00140000-0001-11e1-ac36-0002a5d5c51b", "--characteristic is missing")
-			}
-			frame, err := hex.DecodeString(strings.NewReplacer(" ", "", ":", "", "\n", "").Replace(strings.TrimPrefix(args[0], "0x")))
-			if err != nil {
-				return badInput("give the frame as hex digits, two a byte, such as 3412cd8b0100ea00", "frame %q is not hex: %v", args[0], err)
-			}
-			f, err := bluest.Decode(characteristic, frame)
-			if err != nil {
-				return badInput("compare the frame's length with its characteristic: `testbed board decode --help` has an example", "%v", err)
-			}
-			if a.json() {
-				return a.printJSON(f)
-			}
-			a.printf("characteristic %s, time stamp %d (%d ms each)\n", f.Characteristic, f.TS, f.TSUnitMs)
-			rows := make([][]string, len(f.Readings))
-			for i, r := range f.Readings {
-				rows[i] = []string{r.Quantity, strconv.FormatFloat(r.Value, 'f', -1, 64), r.Unit}
-			}
-			a.printTable([]string{"QUANTITY", "VALUE", "UNIT"}, rows)
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&characteristic, "characteristic", "", "`UUID` of the characteristic, or its first eight digits")
-	return cmd
+		a.boardDecodeCommand(), a.boardListCommand(), a.boardShowCommand(), a.boardSetCommand(),
+		a.boardAddCommand(), a.boardRemoveCommand(), a.boardFaultCommand())
 }
 
 func (a *app) boardListCommand() *cobra.Command {
@@ -84,28 +44,6 @@ func (a *app) boardListCommand() *cobra.Command {
 	}
 }
 
-func (a *app) boardShowCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "show NAME",
-		Short:             "One board and what its parts declare",
-		Args:              exactly("NAME"),
-		ValidArgsFunction: a.complete(boardNames),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.deadline(cmd.Context())
-			defer cancel()
-			socket, err := a.control(a.name, args[0])
-			if err != nil {
-				return err
-			}
-			b, err := fleet.NewClient(socket).Board(ctx, args[0])
-			if err != nil {
-				return a.noBoards(ctx, err)
-			}
-			return a.printBoard(b)
-		},
-	}
-}
-
 func (a *app) boardSetCommand() *cobra.Command {
 	var part, latency, jitter, manufacturer, market string
 	var rate float64
@@ -118,7 +56,7 @@ how the board behaves: --rate, --latency and --jitter of its readings.`,
 		Example: `  testbed board set stwinkt1b-1 --part hts221 --latency 20ms
   testbed board set stwinkt1b-1 --rate 4 --latency 30ms --jitter 5ms`,
 		Args:              exactly("NAME"),
-		ValidArgsFunction: a.complete(boardNames),
+		ValidArgsFunction: a.completeBoard(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			changed := cmd.Flags().Changed
 			patch := fleet.Patch{}
@@ -158,7 +96,7 @@ how the board behaves: --rate, --latency and --jitter of its readings.`,
 			}
 			ctx, cancel := a.deadline(cmd.Context())
 			defer cancel()
-			socket, err := a.control(a.name, args[0])
+			socket, err := a.boardSocket(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -176,6 +114,7 @@ how the board behaves: --rate, --latency and --jitter of its readings.`,
 	flags.Float64Var(&rate, "rate", 0, "readings per second, 0.1 to 100")
 	flags.StringVar(&manufacturer, "manufacturer", "", "what --part declares")
 	flags.StringVar(&market, "market", "", "what --part declares")
+	completeFlag(cmd, "part", a.completePart)
 	return cmd
 }
 
@@ -219,37 +158,44 @@ func (a *app) noBoards(ctx context.Context, err error) error {
 	}
 	var dial *net.OpError
 	if !errors.As(err, &dial) {
-		return badInput("correct the value; `"+a.command("board list")+"` shows what there is", "%v", err)
+		return badInput("correct the value; `"+a.command("board list")+"` shows what there is", "%s", strings.TrimPrefix(err.Error(), "boards: "))
 	}
 	return &failure{exit: exitAbsent, code: "absent", message: err.Error(), fix: "`" + a.command("status") + "` shows whether boards runs, `" + a.command("up") + "` starts it", err: err}
 }
 
 func (a *app) printBoard(b fleet.Board) error { return a.printBoards(b, []fleet.Board{b}) }
 
-// printBoards is doc as JSON, or a line for each part of each board.
+// printBoards is doc as JSON, or a line for each part of each board, its faults below its
+// state.
 func (a *app) printBoards(doc any, boards []fleet.Board) error {
 	if a.json() {
 		return a.printJSON(doc)
 	}
 	var rows [][]string
 	for _, b := range boards {
-		for i, p := range b.Parts {
-			r := []string{" ", " ", " ", " ", " "}
+		states := []string{boardState(b)}
+		for _, f := range b.Faults {
+			states = append(states, "! "+faultName(f.Kind, f.Part))
+		}
+		for i := range max(len(b.Parts), len(states)) {
+			r := []string{" ", " ", " ", " ", " ", " ", " ", " "}
 			if i == 0 {
-				r = []string{b.Name, b.Device, connected(b), strconv.FormatFloat(b.Rate, 'g', -1, 64) + " Hz",
-					time.Duration(b.Latency.Median).String() + " ± " + time.Duration(b.Latency.Jitter).String()}
+				node := b.ConnectedTo
+				if node == "" {
+					node = strings.Join(b.Nodes, ",")
+				}
+				r = []string{b.Name, b.Device, node, " ", hertz(b.Rate), latency(b), " ", " "}
 			}
-			rows = append(rows, slices.Concat(r, []string{strings.ToLower(p.Model), strings.Join(p.Type.SensorType, ","),
-				strings.TrimSpace(p.Latency + " " + p.Properties.Unit.Latency)}))
+			if i < len(states) {
+				r[3] = states[i]
+			}
+			if i < len(b.Parts) {
+				p := b.Parts[i]
+				r[6], r[7] = strings.ToLower(p.Model), strings.TrimSpace(p.Latency+" "+p.Properties.Unit.Latency)
+			}
+			rows = append(rows, r)
 		}
 	}
-	a.printTable([]string{"BOARD", "DEVICE", "NODE", "RATE", "LATENCY", "PART", "TYPES", "DECLARED"}, rows)
+	a.printTable([]string{"BOARD", "DEVICE", "NODE", "STATE", "RATE", "LATENCY", "PART", "DECLARED"}, rows)
 	return nil
-}
-
-func connected(b fleet.Board) string {
-	if b.ConnectedTo != "" {
-		return b.ConnectedTo
-	}
-	return fmt.Sprintf("(%s)", strings.Join(b.Nodes, ","))
 }

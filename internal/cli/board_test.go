@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/fluidos-edge/testbed/internal/cli"
 	"github.com/fluidos-edge/testbed/simulators/fleet"
+	"github.com/fluidos-edge/testbed/testbed"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
@@ -59,7 +61,15 @@ func boards(t *testing.T) cli.Fake {
 	}
 	return cli.Fake{
 		Controls: func(string) ([]string, error) { return []string{o.Control}, nil },
-		Control:  func(string, string) (string, error) { return o.Control, nil },
+		Control: func(_, board string) (string, error) {
+			if !slices.ContainsFunc(p.Boards, func(b topology.Board) bool { return b.Name == board }) {
+				return "", &testbed.InputError{Field: "board", Value: board, Want: "one of " + p.Boards[0].Name + ", ..."}
+			}
+			return o.Control, nil
+		},
+		Describe: func(context.Context, testbed.Options) (*testbed.Status, error) {
+			return &testbed.Status{Topology: topology.Default()}, nil
+		},
 	}
 }
 
@@ -121,5 +131,129 @@ func TestBoards(t *testing.T) {
 	f.Control = func(string, string) (string, error) { return filepath.Join(t.TempDir(), "x"), nil }
 	if _, stderr = do(4, "board", "show", "stwinkt1b-1"); !strings.Contains(stderr, "fix: ") {
 		t.Errorf("unreachable: %s", stderr)
+	}
+}
+
+// Boards come, go, and get faults.
+func TestBoardChanges(t *testing.T) {
+	f := boards(t)
+	dir := t.TempDir()
+	csv := filepath.Join(dir, "r.csv")
+	if err := os.WriteFile(csv, []byte("seconds,temperature\n0,-7\n60,-7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args   []string
+		code   int
+		stdout string // what it contains
+		stderr string
+	}{
+		{[]string{"list", "-o", "json"}, 0, `"stwinbx1-3"`, ""},
+		{[]string{"show", "extra-1"}, 2, "", `error: board: "extra-1": want one of stwinkt1b-1, ...`},
+		{[]string{"add", "extra-1"}, 0, "extra-1", ""},
+		{[]string{"show", "extra-1"}, 0, "none, advertising to edge-", ""},
+		{[]string{"list"}, 0, "extra-1", ""},
+		{[]string{"add", "extra-1"}, 2, "", `extra-1`},
+		{[]string{"add", "extra-2", "--model", "STWINBX2"}, 2, "", "STWINBX2"},
+		{[]string{"add", "extra-2", "--node", "edge-9"}, 2, "", "edge-9"},
+		{[]string{"add", "extra-2", "--rate", "1000"}, 2, "", "rate"},
+		{[]string{"add", "extra-2", "--offers", "hts222"}, 2, "", "hts222"},
+		{[]string{"add", "extra-2", "--provider", "nowhere"}, 2, "", `error: --provider: there is no "nowhere"`},
+		{[]string{"add", "extra-2", "--provider", "provider-1", "--model", "STWINBX1", "--node", "edge-2", "--rate", "10", "--offers", "stts22h,iis2mdc", "--mac", "c0:83:2a:10:20:30"},
+			0, "stwinbx1-c0832a102030", ""},
+		{[]string{"add", "cellar", "--replay", csv}, 0, "cellar", ""},
+		{[]string{"show", "cellar"}, 0, "temperature     -7", ""},
+		{[]string{"fault", "extra-1", "stuck", "--part", "hts221"}, 0, "! stuck hts221", ""},
+		{[]string{"fault", "extra-1", "battery-low", "--for", "1h"}, 0, "! battery-low", ""},
+		{[]string{"show", "extra-1", "-o", "json"}, 0, `"kind": "battery-low"`, ""},
+		{[]string{"fault", "extra-1", "stuck", "--part", "hts222"}, 2, "", "hts222"},
+		{[]string{"fault", "extra-1", "silence", "--part", "hts221"}, 2, "", "part"},
+		{[]string{"fault", "extra-1", "clone"}, 2, "", "of"},
+		{[]string{"fault", "extra-1", "clone", "--of", "nobody"}, 2, "", "nobody"},
+		{[]string{"fault", "extra-1", "silence", "--clear"}, 2, "", "silence"},
+		{[]string{"fault", "extra-1", "stuck", "--clear"}, 0, "! battery-low", ""},
+		{[]string{"fault", "extra-1", "--clear"}, 0, "advertising", ""},
+		{[]string{"fault", "nobody", "silence"}, 2, "", "nobody"},
+		{[]string{"remove", "extra-1"}, 0, "board extra-1 is removed", ""},
+		{[]string{"remove", "extra-2", "-o", "json"}, 0, `"name": "extra-2"`, ""},
+		{[]string{"remove", "extra-1"}, 2, "", "extra-1"},
+	} {
+		code, stdout, stderr := runFake(context.Background(), f, append([]string{"board"}, c.args...)...)
+		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || (code == 0) != (stderr == "") {
+			t.Fatalf("%q: exit code %d, stdout %q, stderr %q", c.args, code, stdout, stderr)
+		}
+	}
+}
+
+// A board goes to the provider that is named, or that has its nodes.
+func TestBoardAddChoosesProvider(t *testing.T) {
+	a, b := boards(t), boards(t)
+	first, _ := a.Controls("")
+	second, _ := b.Controls("")
+	top := topology.Custom(1, 2)
+	for i := range top.Providers[1].EdgeNodes {
+		top.Providers[1].EdgeNodes[i].Name = "far-" + top.Providers[1].EdgeNodes[i].Name
+	}
+	a.Controls = func(string) ([]string, error) { return []string{first[0], second[0]}, nil }
+	a.Describe = func(context.Context, testbed.Options) (*testbed.Status, error) {
+		return &testbed.Status{Topology: top}, nil
+	}
+	has := func(f cli.Fake, name string) bool {
+		code, _, _ := runFake(context.Background(), f, "board", "show", name)
+		return code == 0
+	}
+	for _, c := range []struct {
+		args   []string
+		code   int
+		stderr string
+	}{
+		{[]string{"one", "--node", "edge-1"}, 0, ""},
+		{[]string{"two", "--provider", "provider-2", "--node", "edge-1"}, 0, ""},
+		{[]string{"three"}, 2, "fix: add --provider, one of provider-1, provider-2"},
+		{[]string{"three", "--node", "edge-1,far-edge-1"}, 2, "--node: no provider has edge-1 and far-edge-1"},
+		{[]string{"three", "--provider", "provider-3"}, 2, "fix: use one of provider-1, provider-2"},
+	} {
+		code, _, stderr := runFake(context.Background(), a, append([]string{"board", "add"}, c.args...)...)
+		if code != c.code || !strings.Contains(stderr, c.stderr) {
+			t.Errorf("%q: exit code %d, stderr %q", c.args, code, stderr)
+		}
+	}
+	a.Controls = func(string) ([]string, error) { return first, nil }
+	if !has(a, "one") || has(b, "one") || has(a, "two") || !has(b, "two") {
+		t.Error("the boards are at the wrong provider")
+	}
+}
+
+func TestBoardCompletion(t *testing.T) {
+	f := boards(t)
+	const all = "stwinkt1b-1 stwinkt1b-2 stwinkt1b-3 stwinbx1-1 stwinbx1-2 stwinbx1-3 :4"
+	kinds := strings.Join(topology.FaultKinds, " ") + " :4"
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"show", ""}, all}, {[]string{"set", ""}, all}, {[]string{"remove", ""}, all}, {[]string{"fault", ""}, all},
+		{[]string{"show", "stwinbx1-1", ""}, ":4"},
+		{[]string{"add", ""}, ":4"},
+		{[]string{"fault", "stwinbx1-1", ""}, kinds},
+		{[]string{"fault", "stwinbx1-1", "stuck", "--part", ""}, "stts22h ilps22qs ism330dhcx iis2mdc imp34dt05 :4"},
+		{[]string{"set", "stwinbx1-1", "--part", ""}, "stts22h ilps22qs ism330dhcx iis2mdc imp34dt05 :4"},
+		{[]string{"fault", "--part", ""}, "hts221 lps22hh stts751 ism330dhcx iis2mdc imp34dt05 stts22h ilps22qs :4"},
+		{[]string{"fault", "stwinbx1-1", "clone", "--of", ""}, strings.Replace(all, "stwinbx1-1 ", "", 1)},
+		{[]string{"add", "x", "--model", ""}, "STWINKT1B STWINBX1 :4"},
+		{[]string{"add", "x", "--node", ""}, "edge-1 edge-2 :4"},
+		{[]string{"add", "x", "--provider", ""}, "provider-1 :4"},
+		{[]string{"add", "x", "--model", "STWINBX1", "--offers", "stts22h,"}, "stts22h,stts22h stts22h,ilps22qs stts22h,ism330dhcx stts22h,iis2mdc stts22h,imp34dt05 :4"},
+		{[]string{"show", "stwinbx1-1", "--plot", ""}, "pressure temperature accelerationX accelerationY accelerationZ angularRateX angularRateY angularRateZ " +
+			"magneticFieldX magneticFieldY magneticFieldZ level voltage current status soundLevel1 :4"},
+	} {
+		code, out, _ := runFake(context.Background(), f, append([]string{"__complete", "board"}, c.args...)...)
+		if got := strings.Join(strings.Fields(out), " "); code != 0 || got != c.want {
+			t.Errorf("%q: exit code %d, %q, want %q", c.args, code, got, c.want)
+		}
+	}
+	f.Controls = func(string) ([]string, error) { return []string{filepath.Join(t.TempDir(), "x")}, nil }
+	if code, out, _ := runFake(context.Background(), f, "__complete", "board", "show", ""); code != 0 || strings.TrimSpace(out) != ":4" {
+		t.Errorf("nobody answers: exit code %d, %q", code, out)
 	}
 }

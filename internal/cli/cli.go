@@ -3,7 +3,8 @@
 //
 // Invariants:
 //   - Results go to stdout in one write at the end, everything else to stderr:
-//     `-o json` is one document or nothing.
+//     `-o json` is one document or nothing. `board show --watch` alone writes as it
+//     goes, with `-o json` one document a line.
 //   - A failure says what is wrong (`error:`) and what to do (`fix:`); with
 //     `-o json` it is the last line of stderr as {"error": ...} and stdout is empty.
 //   - The exit code is 0 it held, 1 an assertion failed or a testbed is degraded,
@@ -54,6 +55,7 @@ type engine struct {
 	buildNode   func(context.Context, testbed.Options) (*testbed.Image, error)
 	prune       func(context.Context, testbed.Options) (int64, error)
 	doctor      func(context.Context, testbed.DoctorOptions) ([]testbed.Check, error)
+	now         func() time.Time
 	// demo runs the assertions of a scenario, or of all.
 	demo func(ctx context.Context, s *testbed.Status, scenario string, tell func(testbed.Event)) ([]scenarios.Result, error)
 }
@@ -63,7 +65,7 @@ func realEngine() engine {
 		up: testbed.Up, down: testbed.Down, describe: testbed.Describe, buildAssets: testbed.BuildAssets,
 		supervise: testbed.Supervise, kubeconfig: testbed.Kubeconfig, kubectl: testbed.Kubectl,
 		controls: testbed.BoardControls, control: testbed.BoardControl, demo: runScenarios, doctor: testbed.Doctor,
-		images: testbed.Images, buildNode: testbed.BuildNodeImage, prune: testbed.PruneCache,
+		now: time.Now, images: testbed.Images, buildNode: testbed.BuildNodeImage, prune: testbed.PruneCache,
 	}
 }
 
@@ -361,18 +363,6 @@ func kubeconfigNames(s *testbed.Status) []string {
 	for _, p := range s.Providers {
 		for _, c := range slices.Sorted(maps.Keys(p.ConsumerKubeconfigs)) {
 			out = append(out, c+"@"+p.Name)
-		}
-	}
-	return out
-}
-
-func boardNames(s *testbed.Status) []string {
-	var out []string
-	if s.Topology != nil {
-		for _, p := range s.Topology.Providers {
-			for _, b := range p.Boards {
-				out = append(out, b.Name)
-			}
 		}
 	}
 	return out

@@ -333,7 +333,6 @@ func TestCompletion(t *testing.T) {
 	}{
 		{[]string{"kubeconfig", ""}, "consumer-1 provider-1 consumer-1@provider-1 consumer-2@provider-1 :4"},
 		{[]string{"kubectl", ""}, "consumer-1 provider-1 consumer-1@provider-1 consumer-2@provider-1 :4"},
-		{[]string{"board", "show", ""}, "stwinkt1b-1 stwinkt1b-2 stwinkt1b-3 stwinbx1-1 stwinbx1-2 stwinbx1-3 :4"},
 		{[]string{"up", "--external", ""}, "consumer-1/influxdb provider-1/erm provider-1/mapper/edge-1 :4"},
 		{[]string{"demo", ""}, "multicast latency-filter all :4"},
 		{[]string{"up", "--edge", ""}, "auto hollow kubeedge :4"},

@@ -21,13 +21,17 @@ type Fake struct {
 	Controls    func(name string) ([]string, error)
 	Control     func(name, board string) (string, error)
 	Doctor      func(context.Context, testbed.DoctorOptions) ([]testbed.Check, error)
+	Now         func() time.Time // default time.Now
 	Demo        func(context.Context, *testbed.Status, string, func(testbed.Event)) ([]scenarios.Result, error)
 }
 
 // RunFake is Run on a fake.
 func RunFake(ctx context.Context, f Fake, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if f.Now == nil {
+		f.Now = time.Now
+	}
 	return run(ctx, engine{up: f.Up, down: f.Down, describe: f.Describe, buildAssets: f.BuildAssets, supervise: f.Supervise,
-		kubeconfig: f.Kubeconfig, kubectl: f.Kubectl, controls: f.Controls, control: f.Control, demo: f.Demo, doctor: f.Doctor}, args, stdin, stdout, stderr)
+		kubeconfig: f.Kubeconfig, kubectl: f.Kubectl, controls: f.Controls, control: f.Control, demo: f.Demo, doctor: f.Doctor, now: f.Now}, args, stdin, stdout, stderr)
 }
 
 // NewProgress is a display of so many columns, 0 for a log, that does not move by itself.
@@ -38,3 +42,17 @@ func NewProgress(w io.Writer, now func() time.Time, columns int) (tell func(test
 
 // SplitUnit is splitUnit.
 var SplitUnit = splitUnit
+
+// Point is a point of a chart.
+type Point = point
+
+// RenderPlot is a chart in so many columns and lines.
+func RenderPlot(title, unit string, points []Point, columns, rows int) []string {
+	return plot{title: title, unit: unit, points: points}.render(columns, rows)
+}
+
+// NewScreen is a terminal of a size.
+func NewScreen(w io.Writer, size func() (columns, rows int)) (draw func(string) error) {
+	s := &screen{w: w, size: size}
+	return s.draw
+}
