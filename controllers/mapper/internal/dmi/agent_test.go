@@ -238,7 +238,6 @@ func TestEdgeRuntimeIsStartedAnew(t *testing.T) {
 	n.await("state", func() bool { return n.edge.Reported("fluidos", "a").State == kubeedge.StateUnhealthy })
 
 	n.edge.Stop()
-	n.becomes("connection lost")
 	n.becomes("connection refused")
 	n.edge.Forget("fluidos", "b")
 	must(t, a.ReportTwins(n.ctx, "fluidos", "a", []dmi.Twin{{Property: "x", Reported: "1"}}))
