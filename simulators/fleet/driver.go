@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"container/heap"
 	"context"
 	"sync"
 	"time"
@@ -9,19 +8,24 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/fluidos-edge/testbed/simulators/board"
+	"github.com/fluidos-edge/testbed/simulators/radio/due"
 )
 
+// grain is the shortest time between two turns of the driver that nobody asked
+// for: with thousands of boards each turn serves many. Timers are no finer anyway.
+const grain = time.Millisecond
+
 // driver calls each board when it is due. It has one timer, whatever the number
-// of boards.
+// of boards, and keeps nothing of a board that has nothing to do.
 type driver struct {
-	clock clock.WithTicker
+	clock clock.Clock
 	woken chan struct{}
 
 	mu   sync.Mutex
 	asks []*board.Board // want Step now
 }
 
-func newDriver(clk clock.WithTicker) *driver {
+func newDriver(clk clock.Clock) *driver {
 	return &driver{clock: clk, woken: make(chan struct{}, 1)}
 }
 
@@ -37,9 +41,16 @@ func (d *driver) wake(b *board.Board) {
 }
 
 func (d *driver) run(ctx context.Context) {
-	q := queue{}
-	entries := map[*board.Board]*entry{}
-	timer := d.clock.NewTimer(time.Hour)
+	var q due.Queue[*board.Board]
+	items := map[*board.Board]*due.Item[*board.Board]{}
+	step := func(it *due.Item[*board.Board]) {
+		at := it.Value.Step()
+		q.Put(it, at)
+		if at.IsZero() {
+			delete(items, it.Value)
+		}
+	}
+	timer := due.NewTimer(d.clock)
 	defer timer.Stop()
 	for {
 		d.mu.Lock()
@@ -47,23 +58,22 @@ func (d *driver) run(ctx context.Context) {
 		d.asks = nil
 		d.mu.Unlock()
 		for _, b := range asks {
-			e := entries[b]
-			if e == nil {
-				e = &entry{board: b, index: -1}
-				entries[b] = e
+			it := items[b]
+			if it == nil {
+				it = &due.Item[*board.Board]{Value: b}
+				items[b] = it
 			}
-			q.put(e, b.Step())
+			step(it)
 		}
 		now := d.clock.Now()
-		for len(q) > 0 && !q[0].at.After(now) {
-			q.put(q[0], q[0].board.Step())
+		for it := q.Due(now); it != nil; it = q.Due(now) {
+			step(it)
 		}
-		wait := time.Hour
-		if len(q) > 0 {
-			wait = q[0].at.Sub(d.clock.Now())
+		next := q.Next()
+		if soon := now.Add(grain); !next.IsZero() && next.Before(soon) {
+			next = soon
 		}
-		// A timer of length 0 is due at once; a stale one only costs a turn.
-		timer.Reset(max(wait, 0))
+		timer.Set(next)
 		select {
 		case <-ctx.Done():
 			return
@@ -71,48 +81,4 @@ func (d *driver) run(ctx context.Context) {
 		case <-timer.C():
 		}
 	}
-}
-
-// entry is a board in the queue, or out of it with index -1.
-type entry struct {
-	board *board.Board
-	at    time.Time
-	index int
-}
-
-// queue is a heap by time.
-type queue []*entry
-
-// put moves e to a time, or out of the queue if that is zero.
-func (q *queue) put(e *entry, at time.Time) {
-	e.at = at
-	switch {
-	case at.IsZero() && e.index >= 0:
-		heap.Remove(q, e.index)
-	case at.IsZero():
-	case e.index >= 0:
-		heap.Fix(q, e.index)
-	default:
-		heap.Push(q, e)
-	}
-}
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-func (q *queue) Push(x any) {
-	e := x.(*entry)
-	e.index = len(*q)
-	*q = append(*q, e)
-}
-func (q *queue) Pop() any {
-	last := len(*q) - 1
-	e := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	e.index = -1
-	return e
 }

@@ -1,19 +1,20 @@
 // Package fleet is all simulated boards of a provider in one process: a radio for
-// each edge node that hears them, and an API to watch and change them.
+// each edge node that hears them, faults that befall them, and an API to watch and
+// change them.
 //
 // One goroutine and one timer drive all boards. A board costs nothing while
 // nobody is subscribed to it.
 //
-// To try it, with a file boards.json of the form of [Config]:
+// To try it, with a file boards.json of the form of [Config], or without:
 //
 //	boards --config boards.json --control /tmp/boards.sock
+//	boards --count 10000 --radio /tmp/radio.sock --control /tmp/boards.sock
 //	curl --unix-socket /tmp/boards.sock http://boards/v1/boards
 package fleet
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,9 +22,13 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,21 +41,19 @@ import (
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
-// Config is the content of the file of --config. Boards must be complete, as
-// topology.Load leaves them.
-type Config struct {
-	Seed   uint64           `json:"seed"`
-	Boards []topology.Board `json:"boards"`
-	// Radios are the sockets of edge nodes by node name.
-	Radios map[string]string `json:"radios"`
-}
-
 // Options of the process.
 type Options struct {
 	// Config is the path of the configuration, JSON.
 	Config string
+	// Count adds so many boards of the default models, Radio a radio that hears
+	// those of Count if the configuration names no radio.
+	Count int
+	Radio string
 	// Control is the socket of the API.
 	Control string
+	// Measure has Run only measure what boards cost, and write that to Output.
+	Measure Measurement
+	Output  io.Writer
 	// Metrics takes the process's metrics; nil means prometheus.DefaultRegisterer.
 	Metrics prometheus.Registerer
 	// Clock of boards and radios; nil means the host's.
@@ -60,16 +63,19 @@ type Options struct {
 // AddFlags declares one flag for each setting.
 func (o *Options) AddFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.Config, "config", "", "`file` that describes boards and radios, JSON")
+	fs.IntVar(&o.Count, "count", 0, "add so many boards, STWINKT1B and STWINBX1 in turn")
+	fs.StringVar(&o.Radio, "radio", "", "unix `socket` of one radio that hears all boards of -count; a configuration names its own")
 	fs.StringVar(&o.Control, "control", "", "unix `socket` to serve the control API on")
+	fs.Var(&o.Measure, "measure", "only measure, `arm=fleet|loop,boards=N,frames=N`, and print JSON")
 }
 
 // Run simulates the boards until ctx ends. It is ready when every socket takes
 // connections; at the end no socket is left.
 func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) error {
-	if o.Config == "" || o.Control == "" {
-		return errors.New("--config and --control are both needed")
+	if o.Measure != (Measurement{}) {
+		return o.Measure.run(ctx, cmp.Or[io.Writer](o.Output, os.Stdout))
 	}
-	cfg, err := load(o.Config)
+	cfg, err := configure(o)
 	if err != nil {
 		return err
 	}
@@ -77,19 +83,22 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) e
 	if clk == nil {
 		clk = clock.RealClock{}
 	}
-	f, err := build(cfg, clk, log)
-	if err != nil {
-		return fmt.Errorf("config %s: %w", o.Config, err)
-	}
+	f := newFleet(cfg.Seed, clk, log)
 	defer f.close()
-	if err := f.listen(cfg.Radios, clk, log); err != nil {
+	if err := f.open(cfg); err != nil {
+		if o.Config != "" {
+			err = fmt.Errorf("config %s: %w", o.Config, err)
+		}
 		return err
 	}
-	control, err := socket.Listen(o.Control)
-	if err != nil {
-		return fmt.Errorf("control: %w", err)
+	var control net.Listener
+	if o.Control != "" {
+		var err error
+		if control, err = socket.Listen(o.Control); err != nil {
+			return fmt.Errorf("control: %w", err)
+		}
+		defer control.Close()
 	}
-	defer control.Close()
 	metrics := o.Metrics
 	if metrics == nil {
 		metrics = prometheus.DefaultRegisterer
@@ -107,98 +116,90 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) e
 		f.drive.run(ctx)
 		return nil
 	})
-	api := &http.Server{Handler: f.handler(log), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
-	g.Go(func() error {
-		if err := api.Serve(control); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("control: %w", err)
-		}
-		return nil
-	})
-	g.Go(func() error {
-		<-ctx.Done()
-		return api.Close()
-	})
-	log.Info("boards are up", "boards", len(f.names), "radios", len(f.radios), "control", o.Control)
+	if len(cfg.Faults) > 0 {
+		s, start := newSchedule(cfg.Seed, cfg.Faults, f.list()), clk.Now()
+		g.Go(func() error {
+			s.run(ctx, clk, start, f.befall)
+			return nil
+		})
+	}
+	if control != nil {
+		api := &http.Server{Handler: f.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+		g.Go(func() error {
+			if err := api.Serve(control); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("control: %w", err)
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			return api.Close()
+		})
+	}
+	log.Info("boards are up", "boards", len(f.list()), "radios", len(f.radios), "faults", len(cfg.Faults), "control", o.Control)
 	ready(nil)
 	return g.Wait()
 }
 
-func load(path string) (Config, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("config: %w", err)
-	}
-	var cfg Config
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&cfg); err != nil {
-		return Config{}, fmt.Errorf("config %s: %w", path, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return Config{}, fmt.Errorf("config %s: more after the first value", path)
-	}
-	return cfg, nil
-}
-
 // fleet is what Run runs.
 type fleet struct {
-	names  []string // in the order of the configuration
-	boards map[string]*board.Board
-	nodes  map[*board.Board][]string // that hear it
-	radios map[string]*radio.Server  // by node
+	seed   uint64
+	clock  clock.WithTicker
+	log    *slog.Logger
 	drive  *driver
+	radios map[string]*radio.Server // by node; does not change once open
+
+	joining sync.Mutex // before mu; keeps two from taking the same free name
+
+	mu     sync.RWMutex
+	names  []string // in the order in which the boards came
+	boards map[string]*member
+	taken  map[string]string // addresses and ids, and whose they are
+	sent   map[string]int64  // notifications by model, of boards that are gone
 }
 
-func build(cfg Config, clk clock.WithTicker, log *slog.Logger) (*fleet, error) {
-	f := &fleet{boards: map[string]*board.Board{}, nodes: map[*board.Board][]string{}, radios: map[string]*radio.Server{}, drive: newDriver(clk)}
-	var all []error
-	for i, spec := range cfg.Boards {
-		bad := func(err error) { all = append(all, fmt.Errorf("boards[%d] (%s): %w", i, spec.Name, err)) }
-		if _, twice := f.boards[spec.Name]; spec.Name == "" || twice {
-			bad(errors.New("name: want one that no other board has"))
-			continue
-		}
-		for _, n := range spec.Nodes {
-			if _, ok := cfg.Radios[n]; !ok {
-				bad(fmt.Errorf("nodes: there is no radio for %q", n))
-			}
-		}
-		b, err := board.New(spec, board.Options{Seed: cfg.Seed, Clock: clk, Wake: f.drive.wake, Announce: f.announce})
-		if err != nil {
-			bad(err)
-			continue
-		}
-		f.names = append(f.names, spec.Name)
-		f.boards[spec.Name] = b
-		f.nodes[b] = spec.Nodes
-	}
-	return f, errors.Join(all...)
+// member is a board of the fleet.
+type member struct {
+	*board.Board
+	name, model, id string
+	address         radio.Address
+	nodes           []string // that hear it
+	removed         atomic.Bool
+
+	counting sync.Mutex
+	link     *radio.Link // the last one
+	sent     int64       // notifications over those before
 }
 
-func (f *fleet) listen(radios map[string]string, clk clock.WithTicker, log *slog.Logger) error {
-	heard := map[string][]radio.Heard{}
-	for _, name := range f.names {
-		b := f.boards[name]
-		for _, node := range f.nodes[b] {
-			p := b.Via(node)
-			heard[node] = append(heard[node], radio.Heard{Peripheral: p, RSSI: rssi(node, p.Address())})
-		}
-	}
-	for _, node := range slices.Sorted(maps.Keys(radios)) {
-		r, err := radio.Listen(radios[node], heard[node], radio.Options{Clock: clk, Log: log.With("node", node)})
+func newFleet(seed uint64, clk clock.WithTicker, log *slog.Logger) *fleet {
+	return &fleet{seed: seed, clock: clk, log: log, drive: newDriver(clk),
+		radios: map[string]*radio.Server{}, boards: map[string]*member{}, taken: map[string]string{}, sent: map[string]int64{}}
+}
+
+// open the radios of a configuration and switch its boards on.
+func (f *fleet) open(cfg Config) error {
+	for _, node := range slices.Sorted(maps.Keys(cfg.Radios)) {
+		r, err := radio.Listen(cfg.Radios[node], nil, radio.Options{
+			Clock: f.clock, Log: f.log.With("node", node), Seed: f.seed ^ hash(node),
+			Quality: radio.Quality{Interval: time.Duration(cfg.Radio.Interval), Loss: cfg.Radio.Loss},
+		})
 		if err != nil {
 			return fmt.Errorf("node %s: %w", node, err)
 		}
 		f.radios[node] = r
 	}
-	return nil
-}
-
-// rssi is between -40 and -89 dBm, the same each time: boards and nodes do not move.
-func rssi(node string, mac radio.Address) int8 {
-	h := fnv.New32a()
-	_, _ = h.Write(append(mac[:], node...))
-	return int8(-40 - int(h.Sum32()%50))
+	var all []error
+	for i, spec := range cfg.Boards {
+		if _, err := f.add(spec); err != nil {
+			all = append(all, fmt.Errorf("boards[%d] (%s): %w", i, spec.Name, err))
+		}
+	}
+	for i, s := range cfg.Faults {
+		if err := f.check(s); err != nil {
+			all = append(all, fmt.Errorf("faults[%d]: %w", i, err))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // close removes sockets of radios that were not run; for others it has no effect.
@@ -208,29 +209,156 @@ func (f *fleet) close() {
 	}
 }
 
-// announce tells every radio in reach that a board became connectable or busy.
-func (f *fleet) announce(b *board.Board) {
-	for _, node := range f.nodes[b] {
-		f.radios[node].Announce(b.Via(node).Address())
+// list is the names of all boards.
+func (f *fleet) list() []string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return slices.Clone(f.names)
+}
+
+// all boards, in the order of list.
+func (f *fleet) all() []*member {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	all := make([]*member, len(f.names))
+	for i, name := range f.names {
+		all[i] = f.boards[name]
+	}
+	return all
+}
+
+// board by its name. The error names some that there are.
+func (f *fleet) board(name string) (*member, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.boards[name]; m != nil {
+		return m, nil
+	}
+	const n = 10
+	some := strings.Join(f.names[:min(n, len(f.names))], ", ")
+	if more := len(f.names) - n; more > 0 {
+		some += fmt.Sprintf(" and %d more", more)
+	}
+	return nil, fmt.Errorf("no board %q; there are %s", name, cmp.Or(some, "none"))
+}
+
+// errTaken says that another board has this name, address or id.
+var errTaken = errors.New("another board has it")
+
+// add a complete board and put it on the air.
+func (f *fleet) add(spec topology.Board) (*member, error) {
+	m := &member{name: spec.Name, model: spec.Model, id: strings.ToLower(spec.ID), nodes: slices.Clone(spec.Nodes)}
+	for i, n := range m.nodes {
+		if f.radios[n] == nil {
+			return nil, fmt.Errorf("nodes: there is no radio for %q", n)
+		}
+		if slices.Contains(m.nodes[:i], n) {
+			return nil, fmt.Errorf("nodes: %q twice", n)
+		}
+	}
+	b, err := board.New(spec, board.Options{
+		Seed: f.seed, Clock: f.clock, Wake: f.drive.wake,
+		// Every radio in reach hears what becomes of the board.
+		Announce: func(*board.Board) { f.tell(m, func(r *radio.Server) { r.Announce(m.address) }) },
+		InRange:  func(_ *board.Board, ok bool) { f.tell(m, func(r *radio.Server) { r.SetReach(m.address, ok) }) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.Board, m.address = b, b.Via("").Address()
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.name == "" {
+		return nil, errors.New("name: want one")
+	}
+	if f.boards[m.name] != nil {
+		return nil, fmt.Errorf("name: %q: %w", m.name, errTaken)
+	}
+	for field, value := range map[string]string{"mac": m.address.String(), "id": m.id} {
+		if owner, ok := f.taken[value]; ok {
+			return nil, fmt.Errorf("%s: %s: %w, %s", field, value, errTaken, owner)
+		}
+	}
+	for _, n := range m.nodes {
+		if err := f.radios[n].Add(radio.Heard{Peripheral: counted{b.Via(n), m}, RSSI: rssi(n, m.address)}); err != nil {
+			return nil, fmt.Errorf("node %s: %w", n, err) // nobody else adds any
+		}
+	}
+	f.names = append(f.names, m.name)
+	f.boards[m.name] = m
+	f.taken[m.address.String()], f.taken[m.id] = m.name, m.name
+	return m, nil
+}
+
+// tell the radios that hear a board something about it.
+func (f *fleet) tell(m *member, what func(*radio.Server)) {
+	if m.removed.Load() {
+		return // its address may be another's
+	}
+	for _, n := range m.nodes {
+		what(f.radios[n])
 	}
 }
 
-var (
-	overflows = prometheus.NewDesc("boards_radio_overflows_total", "Radio clients dropped because they did not read.", []string{"node"}, nil)
-	connected = prometheus.NewDesc("boards_connected", "Boards that have a connection.", []string{"node"}, nil)
-)
-
-// Describe implements prometheus.Collector.
-func (f *fleet) Describe(ch chan<- *prometheus.Desc) { ch <- overflows; ch <- connected }
-
-// Collect implements prometheus.Collector.
-func (f *fleet) Collect(ch chan<- prometheus.Metric) {
-	count := map[string]int{}
-	for _, b := range f.boards {
-		count[b.State().ConnectedTo]++
+// remove takes a board off the air, with its connection, and switches it off.
+func (f *fleet) remove(name string) error {
+	m, err := f.board(name)
+	if err != nil {
+		return err
 	}
-	for node, r := range f.radios {
-		ch <- prometheus.MustNewConstMetric(overflows, prometheus.CounterValue, float64(r.Overflows()), node)
-		ch <- prometheus.MustNewConstMetric(connected, prometheus.GaugeValue, float64(count[node]), node)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.removed.Swap(true) {
+		return fmt.Errorf("no board %q any more", name)
 	}
+	for _, n := range m.nodes {
+		f.radios[n].Remove(m.address)
+	}
+	f.names = slices.DeleteFunc(f.names, func(n string) bool { return n == name })
+	delete(f.boards, name)
+	delete(f.taken, m.address.String())
+	delete(f.taken, m.id)
+	f.sent[m.model] += m.notifications()
+	_ = m.Clear("") // so that nothing wakes it any more
+	return nil
+}
+
+// fault makes something go wrong with a board.
+func (f *fleet) fault(name string, fault topology.Fault) (*member, error) {
+	m, err := f.board(name)
+	if err != nil {
+		return nil, err
+	}
+	if fault.Kind == topology.FaultDrift && fault.Slope == 0 {
+		fault.Slope = 1
+	}
+	if err := fault.Check(m.model); err != nil {
+		return m, err
+	}
+	of := ""
+	if fault.Of != "" {
+		other, err := f.board(fault.Of)
+		switch {
+		case err != nil:
+			return m, fmt.Errorf("of: %w", err)
+		case other == m:
+			return m, fmt.Errorf("of: %q: want another board than the one that becomes its clone", fault.Of)
+		}
+		of = other.id
+	}
+	return m, m.Fault(fault, of)
+}
+
+// rssi is between -40 and -89 dBm, the same each time: boards and nodes do not move.
+func rssi(node string, mac radio.Address) int8 {
+	h := fnv.New32a()
+	_, _ = h.Write(append(mac[:], node...))
+	return int8(-40 - int(h.Sum32()%50))
+}
+
+func hash(s string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s))
+	return h.Sum64()
 }

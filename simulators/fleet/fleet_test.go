@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,12 +17,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+	testingclock "k8s.io/utils/clock/testing"
 
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/fleet"
@@ -51,26 +54,44 @@ type process struct {
 	radios  map[string]string
 	control string
 	client  *fleet.Client
+	metrics *prometheus.Registry
+	log     *lines
 	stop    func() error
 }
 
 func start(t *testing.T, all []topology.Board, nodes ...string) *process {
 	t.Helper()
+	return launch(t, fleet.Config{Seed: 1, Boards: all}, fleet.Options{}, nodes...)
+}
+
+// still is a fleet whose clock stands still until the test steps it.
+func still(t *testing.T, cfg fleet.Config, nodes ...string) (*process, *testingclock.FakeClock) {
+	t.Helper()
+	clk := testingclock.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	return launch(t, cfg, fleet.Options{Clock: clk}, nodes...), clk
+}
+
+func launch(t *testing.T, cfg fleet.Config, o fleet.Options, nodes ...string) *process {
+	t.Helper()
 	dir := t.TempDir()
-	p := &process{dir: dir, radios: map[string]string{}, control: filepath.Join(dir, "control")}
+	p := &process{dir: dir, radios: map[string]string{}, control: filepath.Join(dir, "control"), metrics: prometheus.NewRegistry(), log: &lines{}}
 	for _, n := range nodes {
 		p.radios[n] = filepath.Join(dir, n)
 	}
-	opts := &fleet.Options{Config: write(t, dir, fleet.Config{Seed: 1, Boards: all, Radios: p.radios}), Control: p.control, Metrics: prometheus.NewRegistry()}
+	cfg.Radios = p.radios
+	o.Control, o.Metrics = p.control, p.metrics
+	if o.Radio == "" {
+		o.Config = write(t, dir, cfg)
+	}
 	p.client = fleet.NewClient(p.control)
 	ctx, cancel := context.WithCancel(context.Background())
 	up, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- fleet.Run(ctx, slog.New(slog.DiscardHandler), func(err error) {
+		ended <- fleet.Run(ctx, slog.New(slog.NewTextHandler(p.log, nil)), func(err error) {
 			if err == nil {
 				close(up)
 			}
-		}, opts)
+		}, &o)
 	}()
 	stopped := false
 	p.stop = func() error {
@@ -93,6 +114,24 @@ func start(t *testing.T, all []topology.Board, nodes ...string) *process {
 		t.Fatalf("Run: %v", err)
 	}
 	return p
+}
+
+// lines is a log.
+type lines struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
+}
+
+func (l *lines) has(what string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.all.String(), what)
 }
 
 func write(t *testing.T, dir string, v any) string {
@@ -238,7 +277,7 @@ func TestMappersDay(t *testing.T) {
 }
 
 func TestControl(t *testing.T) {
-	p := start(t, boards(2, "edge-1"), "edge-1")
+	p, _ := still(t, fleet.Config{Seed: 1, Boards: boards(2, "edge-1")}, "edge-1")
 	ctx := t.Context()
 	for _, s := range []string{p.control, p.radios["edge-1"]} {
 		if info, err := os.Lstat(s); err != nil || info.Mode() != fs.ModeSocket|0o600 {
@@ -258,7 +297,7 @@ func TestControl(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := all[1]
-	want.Rate, want.Latency.Median = 4, median
+	want.Rate, want.Latency.Median, want.Rates["00140000"] = 4, median, 4
 	for i := range want.Parts {
 		want.Parts[i].SamplingRate = "4"
 	}
@@ -280,29 +319,81 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// The API as it is on the wire.
+// The API as it is on the wire. Each line finds what those before it left.
 func TestControlJSON(t *testing.T) {
-	p := start(t, boards(2, "edge-1"), "edge-1")
+	p, _ := still(t, fleet.Config{Seed: 1, Boards: boards(2, "edge-1")}, "edge-1", "edge-2")
 	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", p.control)
 	}}}
+	const one, faults = "/v1/boards/board-1", "/v1/boards/board-1/faults"
 	for _, tt := range []struct {
 		method, path, body string
 		code               int
 		want               string
 	}{
-		{"GET", "/v1/boards/board-1", "", 200, `{"name":"board-1","model":"STWINBX1","mac":"c0:83:2a:00:00:01","id":"000000000000000000000001","device":"stwinbx1-c0832a000001","nodes":["edge-1"],"connectedTo":"","rate":10,"latency":{"median":"2ms","jitter":"1ms"},"parts":[{"uid":""`},
-		{"PATCH", "/v1/boards/board-1", `{"rate": 4, "latency": {"median": "5ms"}, "parts": {"stts22h": {"latency": "0.015", "latencyUnit": "s"}}}`, 200, `"latency":"0.015"`},
-		{"PATCH", "/v1/boards/board-1", `{"rate": "fast"}`, 400, `{"error":"rate: \"fast\", want a number`},
-		{"PATCH", "/v1/boards/board-1", `{"latency": {"median": 5}}`, 400, `{"error":"latency.median: 5, want a duration`},
-		{"PATCH", "/v1/boards/board-1", `{"latency": "5ms"}`, 400, `{"error":"latency: want an object`},
-		{"PATCH", "/v1/boards/board-1", `{"parts": {"stts22h": {"colour": "red"}}}`, 400, `{"error":"parts.stts22h.colour: unknown field, want one of latency, latencyUnit, manufacturer, market"}`},
-		{"PATCH", "/v1/boards/board-1", `{"parts": {"hts221": {"latency": "5"}}}`, 400, `{"error":"parts.hts221: no such part on a STWINBX1`},
-		{"PATCH", "/v1/boards/board-1", `{"rate": 4} {}`, 400, `{"error":`},
-		{"PATCH", "/v1/boards/board-1", ``, 400, `{"error":`},
-		{"PATCH", "/v1/boards/board-1", strings.Repeat(" ", 70_000), 413, `{"error":`},
+		{"GET", one, "", 200, `{"name":"board-1","model":"STWINBX1","mac":"c0:83:2a:00:00:01","id":"000000000000000000000001","device":"stwinbx1-c0832a000001","nodes":["edge-1"],"connectedTo":"","rate":10,"latency":{"median":"2ms","jitter":"1ms"},`},
+		{"PATCH", one, `{"rate": 4, "latency": {"median": "5ms"}, "parts": {"stts22h": {"latency": "0.015", "latencyUnit": "s"}}}`, 200, `"latency":"0.015"`},
+		{"PATCH", one, `{"rate": "fast"}`, 400, `{"error":"rate: \"fast\", want a number`},
+		{"PATCH", one, `{"latency": {"median": 5}}`, 400, `{"error":"latency.median: 5, want a duration`},
+		{"PATCH", one, `{"latency": "5ms"}`, 400, `{"error":"latency: want an object`},
+		{"PATCH", one, `{"parts": {"stts22h": {"colour": "red"}}}`, 400, `{"error":"parts.stts22h.colour: unknown field, want one of latency, latencyUnit, manufacturer, market"}`},
+		{"PATCH", one, `{"parts": {"hts221": {"latency": "5"}}}`, 400, `{"error":"parts.hts221: no such part on a STWINBX1`},
+		{"PATCH", one, `{"rate": 4} {}`, 400, `{"error":`},
+		{"PATCH", one, ``, 400, `{"error":`},
+		{"PATCH", one, strings.Repeat(" ", 70_000), 413, `{"error":`},
 		{"PATCH", "/v1/boards/nobody", `{}`, 404, `{"error":"no board`},
-		{"DELETE", "/v1/boards/board-1", ``, 405, ``},
+		{"PUT", one, `{}`, 405, ``},
+
+		{"POST", "/v1/boards", `{"model": "STWINKT1B"}`, 201, `{"name":"stwinkt1b-1","model":"STWINKT1B","mac":"c0:`},
+		{"POST", "/v1/boards", `{"model": "STWINKT1B", "nodes": null, "rate": 5, "latency": {"median": "7ms"}}`, 201, `{"name":"stwinkt1b-2",`},
+		{"GET", "/v1/boards/stwinkt1b-2", ``, 200, `"nodes":["edge-2"],"connectedTo":"","rate":5,"latency":{"median":"7ms","jitter":"1.4ms"}`},
+		{"POST", "/v1/boards", `{"name": "b", "model": "STWINBX1", "mac": "C0:83:2A:00:00:99", "id": "0000000000000000000000AA", "nodes": ["edge-2", "edge-1"], "offers": ["ism330dhcx"], "parts": {"ism330dhcx": {"market": "x"}}, "replayCSV": "seconds,temperature\n0,20\n1,21\n"}`,
+			201, `"mac":"c0:83:2a:00:00:99","id":"0000000000000000000000aa",`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "name": "board-1"}`, 409, `{"error":"name: \"board-1\": another board has it"}`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "mac": "c0832a000099"}`, 409, `{"error":"mac: c0:83:2a:00:00:99: another board has it, b"}`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "id": "0000000000000000000000aa"}`, 409, `{"error":"id: 0000000000000000000000aa: another board has it, b"}`},
+		{"POST", "/v1/boards", `{}`, 400, `{"error":"model: want STWINKT1B or STWINBX1"}`},
+		{"POST", "/v1/boards", `[]`, 400, `{"error":"want an object: `},
+		{"POST", "/v1/boards", `{"model": "toaster"}`, 400, `{"error":"model: `},
+		{"POST", "/v1/boards", `{"model": 7}`, 400, `{"error":"model: 7, want a string`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "name": "A b"}`, 400, `{"error":"name: \"A b\": `},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "mac": "c0"}`, 400, `{"error":"mac: `},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "id": "xyz"}`, 400, `{"error":"id: `},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "rate": 1000}`, 400, `{"error":"rate: 1000 Hz, want 0.1 to 100`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "nodes": []}`, 400, `{"error":"nodes: none, want at least one`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "nodes": ["edge-9"]}`, 400, `{"error":"nodes: there is no radio for \"edge-9\"`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "nodes": ["edge-1", "edge-1"]}`, 400, `{"error":"nodes: \"edge-1\" twice`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "latency": {"mean": "1ms"}}`, 400, `{"error":"latency.mean: unknown field, want one of jitter, median"}`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "offers": ["hts221"]}`, 400, `{"error":"offers`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "replay": "x.csv"}`, 400, `{"error":"replay: want the content as replayCSV`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "replayCSV": "x"}`, 400, `{"error":"replay`},
+		{"POST", "/v1/boards", `{"model": "STWINBX1", "color": "red"}`, 400, `{"error":"color: unknown field, want one of id, latency, mac,`},
+		{"POST", "/v1/boards", strings.Repeat(" ", 9<<20), 413, `{"error":`},
+
+		{"POST", faults, `{"kind": "drift", "part": "stts22h", "slope": -2, "for": "30s"}`, 200, `"faults":[{"kind":"drift","part":"stts22h","since":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:35Z"}]`},
+		{"POST", faults, `{"kind": "silence"}`, 200, `{"kind":"silence",`},
+		{"POST", faults, `{"kind": "clone", "of": "board-0"}`, 200, `{"kind":"clone",`},
+		{"DELETE", faults + "?kind=drift", ``, 200, `"faults":[{"kind":"silence",`},
+		{"DELETE", faults + "?kind=drift", ``, 400, `{"error":"kind: \"drift\", `},
+		{"DELETE", faults, ``, 200, `"faults":[]`},
+		{"DELETE", faults, ``, 200, `"faults":[]`},
+		{"POST", faults, `{}`, 400, `{"error":"kind: want one of silence, stuck,`},
+		{"POST", faults, `{"kind": "fire"}`, 400, `{"error":"kind: `},
+		{"POST", faults, `{"kind": "silence", "for": 5}`, 400, `{"error":"for: 5, want a duration`},
+		{"POST", faults, `{"kind": "silence", "for": "-5s"}`, 400, `{"error":"for: `},
+		{"POST", faults, `{"kind": "silence", "of": "board-0"}`, 400, `{"error":"of: `},
+		{"POST", faults, `{"kind": "silence", "since": "now"}`, 400, `{"error":"since: unknown field, want one of for, kind, of, part, slope"}`},
+		{"POST", faults, `{"kind": "stuck", "part": "hts221"}`, 400, `{"error":"part: `},
+		{"POST", faults, `{"kind": "drift", "slope": 1e400}`, 400, `{"error":"slope: 1e400, want a number`},
+		{"POST", faults, `{"kind": "clone"}`, 400, `{"error":"of: `},
+		{"POST", faults, `{"kind": "clone", "of": "board-1"}`, 400, `{"error":"of: `},
+		{"POST", faults, `{"kind": "clone", "of": "nobody"}`, 400, `{"error":"of: no board \"nobody\"; there are board-0, board-1,`},
+		{"POST", "/v1/boards/nobody/faults", `{}`, 404, `{"error":"no board`},
+
+		{"DELETE", one, ``, 204, ``},
+		{"DELETE", one, ``, 404, `{"error":"no board`},
+		{"DELETE", faults, ``, 404, `{"error":"no board`},
+		{"POST", "/v1/boards", `{"name": "board-1", "model": "STWINKT1B", "mac": "c0:83:2a:00:00:01", "id": "000000000000000000000001"}`, 201, `{"name":"board-1","model":"STWINKT1B"`},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://boards"+tt.path, strings.NewReader(tt.body))
 		if err != nil {
@@ -333,9 +424,16 @@ func TestRunRefuses(t *testing.T) {
 		{"unknown node, twice the name and a bad model", `{"radios": {"edge-1": "SOCKET"}, "boards": [
 			{"name": "a", "model": "STWINBX1", "mac": "c0:83:2a:00:00:01", "id": "000000000000000000000001", "nodes": ["edge-9"], "rate": 1},
 			{"name": "a"}, {"name": "b", "model": "toaster", "mac": "c0:83:2a:00:00:02", "id": "000000000000000000000002", "rate": 1}]}`,
-			[]string{`boards[0] (a): nodes: there is no radio for "edge-9"`, "boards[1] (a): name: ", "boards[2] (b): model: "}},
+			[]string{`boards[0] (a): nodes: there is no radio for "edge-9"`, "boards[1] (a): ", "boards[2] (b): model: "}},
 		{"twice the address", string(marshal(t, fleet.Config{Boards: []topology.Board{one[0], named(one[0], "b")}, Radios: map[string]string{"edge-1": "SOCKET"}})),
-			[]string{"node edge-1: ", "address c0:83:2a:00:00:00 twice"}},
+			[]string{"boards[1] (b): mac: c0:83:2a:00:00:00: another board has it, board-0"}},
+		{"twice the name", string(marshal(t, fleet.Config{Boards: []topology.Board{one[0], named(boards(2, "edge-1")[1], "board-0")}, Radios: map[string]string{"edge-1": "SOCKET"}})),
+			[]string{`boards[1] (board-0): name: "board-0": another board has it`}},
+		{"no name", string(marshal(t, fleet.Config{Boards: []topology.Board{named(one[0], "")}, Radios: map[string]string{"edge-1": "SOCKET"}})),
+			[]string{"boards[0] (): name: want one"}},
+		{"bad air", `{"radios": {"edge-1": "SOCKET"}, "radio": {"interval": "1ms", "loss": 0.1}}`, []string{"node edge-1: radio ", "interval: 1ms, want 20ms to 10.24s"}},
+		{"bad faults", `{"radios": {"edge-1": "SOCKET"}, "faults": [{"kind": "fire", "at": "-1s"}, {"kind": "clone", "of": "x", "board": "y", "every": "1ms"}]}`,
+			[]string{"faults[0]: ", "kind: fire, want one of silence,", "at: -1s, want 0s or more", "faults[1]: ", `board: no board "y"; there are none`, `of: no board "x"`, "every: 1ms, want at least 1s"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -355,8 +453,10 @@ func TestRunRefuses(t *testing.T) {
 			}
 		})
 	}
-	if err := fleet.Run(t.Context(), slog.New(slog.DiscardHandler), func(error) {}, &fleet.Options{}); err == nil {
-		t.Error("ran without a configuration")
+	for _, o := range []fleet.Options{{}, {Config: "c"}, {Control: "c"}, {Count: 1}, {Config: "c", Control: "c", Radio: "r"}, {Count: 1_000_000, Radio: "r"}, {Count: -1, Radio: "r"}} {
+		if err := fleet.Run(t.Context(), slog.New(slog.DiscardHandler), func(error) {}, &o); err == nil || !strings.Contains(err.Error(), "--") {
+			t.Errorf("%+v: %v, want an error that names flags", o, err)
+		}
 	}
 }
 
@@ -371,31 +471,38 @@ func marshal(t *testing.T, v any) []byte {
 	return b
 }
 
-// Boards do not cost goroutines.
+// Ten thousand boards need no configuration, are up at once, and cost no goroutines.
 func TestManyBoards(t *testing.T) {
+	const n = 10_000
 	before := runtime.NumGoroutine()
-	p := start(t, boards(2000, "edge-1"), "edge-1")
-	c := dial(t, p.radios["edge-1"])
+	socket := filepath.Join(t.TempDir(), "r")
+	p := launch(t, fleet.Config{}, fleet.Options{Count: n, Radio: socket})
+	c := dial(t, socket)
 	adverts, err := c.Scan(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[radio.Address]bool{}
-	for len(seen) < 2000 {
-		seen[next(t, adverts).Address] = true
-	}
-	var streams []<-chan radio.Notification
-	for i := range 20 {
-		mac, err := radio.ParseAddress(fmt.Sprintf("c0832a00%04x", i))
+	models := map[radio.Address]string{}
+	for len(models) < n {
+		a := next(t, adverts)
+		ad, err := bluest.DecodeAdvertisement(a.Payload)
 		if err != nil {
 			t.Fatal(err)
+		}
+		models[a.Address] = ad.Model()
+	}
+	count := map[string]int{}
+	var streams []<-chan radio.Notification
+	for mac, model := range models {
+		if count[model]++; count[model] > 10 {
+			continue
 		}
 		k, err := c.Connect(t.Context(), mac)
 		if err != nil {
 			t.Fatal(err)
 		}
 		m := bluest.EnvironmentalKT1B
-		if i%2 == 1 {
+		if model == topology.STWINBX1 {
 			m = bluest.EnvironmentalBX1
 		}
 		ch, err := k.Subscribe(t.Context(), m.UUID())
@@ -404,13 +511,79 @@ func TestManyBoards(t *testing.T) {
 		}
 		streams = append(streams, ch)
 	}
+	if count[topology.STWINKT1B] != n/2 || count[topology.STWINBX1] != n/2 {
+		t.Errorf("models %v", count)
+	}
 	for _, ch := range streams {
 		for range 3 {
 			next(t, ch)
 		}
 	}
-	if n := runtime.NumGoroutine() - before; n > 40 {
-		t.Errorf("%d goroutines for 2000 boards, 20 of them connected", n)
+	if n := runtime.NumGoroutine() - before; n > 60 {
+		t.Errorf("%d goroutines for 10,000 boards, 20 of them connected", n)
+	}
+	if got := p.metric(t, "boards_connected", "edge-1"); got != 20 {
+		t.Errorf("%v connected, want 20", got)
+	}
+	if got := p.metric(t, "boards_notifications_total", topology.STWINKT1B); got < 30 {
+		t.Errorf("%v notifications, want 30 at least", got)
+	}
+}
+
+// metric is the value with a label.
+func (p *process) metric(t *testing.T, name, label string) float64 {
+	t.Helper()
+	families, err := p.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && m.GetLabel()[0].GetValue() == label {
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric %s of %s", name, label)
+	return 0
+}
+
+// What the arms of the bench measure: the same frames, within what a board may take.
+func TestMeasure(t *testing.T) {
+	for _, arm := range []string{"fleet", "loop"} {
+		o := &fleet.Options{}
+		fs := flag.NewFlagSet("boards", flag.ContinueOnError)
+		o.AddFlags(fs)
+		if err := fs.Parse([]string{"-measure", "boards=10000,frames=30000,arm=" + arm}); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		o.Output = &out
+		if err := fleet.Run(t.Context(), slog.New(slog.DiscardHandler), func(error) { t.Error("ready") }, o); err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Arm                       string
+			Boards, Frames, Sent      int
+			CPUSeconds, BytesPerBoard float64
+		}
+		d := json.NewDecoder(&out)
+		d.DisallowUnknownFields()
+		if err := d.Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%+v", got)
+		if got.Arm != arm || got.Boards != 10_000 || got.Frames != 30_000 || got.Sent < 29_000 || got.Sent > 30_500 || got.CPUSeconds <= 0 {
+			t.Errorf("measured %+v", got)
+		}
+		if got.BytesPerBoard < 100 || got.BytesPerBoard > 32<<10 {
+			t.Errorf("%s: %.0f bytes a board", arm, got.BytesPerBoard)
+		}
+	}
+	for _, bad := range []string{"arm=nobody", "boards=x", "frames=1,boards=2", "boards=0", "speed=1", "", "boards=1000000,frames=10000000"} {
+		if err := new(fleet.Measurement).Set(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
 	}
 }
 
@@ -426,16 +599,40 @@ func FuzzParsePatch(f *testing.F) {
 		if p.Rate != nil && (math.IsNaN(*p.Rate) || math.IsInf(*p.Rate, 0)) {
 			t.Fatalf("rate %v", *p.Rate)
 		}
-		again, err := json.Marshal(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		q, err := fleet.ParsePatch(again)
-		if err != nil {
-			t.Fatalf("%s became %s: %v", b, again, err)
-		}
-		if once, _ := json.Marshal(q); !bytes.Equal(once, again) {
-			t.Fatalf("%s became %s", again, once)
-		}
+		again(t, b, fleet.ParsePatch)
 	})
+}
+
+func FuzzParseBoard(f *testing.F) {
+	f.Add([]byte(`{"model": "STWINKT1B"}`))
+	f.Add([]byte(`{"name": "b", "model": "STWINBX1", "mac": "c0:83:2a:00:00:99", "id": "0000000000000000000000aa", "nodes": ["edge-1"], "rate": 2, "offers": ["ism330dhcx"],
+		"latency": {"median": "5ms", "jitter": null}, "parts": {"ism330dhcx": {"market": "x"}}, "replayCSV": "seconds,temperature\n0,20\n"}`))
+	f.Add([]byte(`{"model": "x", "replay": "y", "rate": 1e400}`))
+	f.Fuzz(func(t *testing.T, b []byte) { again(t, b, fleet.ParseBoard) })
+}
+
+func FuzzParseFault(f *testing.F) {
+	f.Add([]byte(`{"kind": "drift", "part": "hts221", "slope": -1.5, "for": "30s"}`))
+	f.Add([]byte(`{"kind": "clone", "of": "board-0", "for": null}`))
+	f.Add([]byte(`{"kind": "", "slope": 1e400}`))
+	f.Fuzz(func(t *testing.T, b []byte) { again(t, b, fleet.ParseFault) })
+}
+
+// again parses b, and what it became must stay what it is.
+func again[T any](t *testing.T, b []byte, parse func([]byte) (T, error)) {
+	v, err := parse(b)
+	if err != nil {
+		return
+	}
+	first, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := parse(first)
+	if err != nil {
+		t.Fatalf("%s became %s: %v", b, first, err)
+	}
+	if second, _ := json.Marshal(w); !bytes.Equal(first, second) {
+		t.Fatalf("%s became %s, then %s", b, first, second)
+	}
 }

@@ -385,8 +385,8 @@ func TestDiscard(t *testing.T) {
 	if l.Notify("nonsense", nil, 0) || l.Notify(environmental, make([]byte, 513), 0) {
 		t.Error("took what no radio takes")
 	}
-	if l.Discarded() != 3 {
-		t.Errorf("%d discarded, want 3", l.Discarded())
+	if l.Notified() != 3 {
+		t.Errorf("%d notified, want 3", l.Notified())
 	}
 }
 

@@ -13,7 +13,7 @@ type Link struct {
 	station *station
 	air     *air // nil if the air loses nothing
 
-	discarded atomic.Int64
+	notified atomic.Int64
 }
 
 // Discard connects a board with nobody: what it notifies is counted and thrown
@@ -23,8 +23,8 @@ func Discard(p Peripheral) (*Link, error) {
 	return l, p.Connect(l)
 }
 
-// Discarded is how many notifications were thrown away.
-func (l *Link) Discarded() int64 { return l.discarded.Load() }
+// Notified is how many notifications the link has taken.
+func (l *Link) Notified() int64 { return l.notified.Load() }
 
 // Notify sends a notification without waiting. It reports false when the link is
 // gone, also because the client has not read enough; the board is told by
@@ -34,11 +34,17 @@ func (l *Link) Notify(characteristic string, value []byte, emitted int64) bool {
 	if err != nil || len(value) > maxValue {
 		return false
 	}
-	if l.peer == nil {
-		l.discarded.Add(1)
-		return true
+	ok := true
+	if l.peer != nil {
+		ok = l.send(pdu{kind: kindNotification, conn: l.handle, emitted: emitted, uuid: id, value: value})
 	}
-	p := pdu{kind: kindNotification, conn: l.handle, emitted: emitted, uuid: id, value: value}
+	if ok {
+		l.notified.Add(1)
+	}
+	return ok
+}
+
+func (l *Link) send(p pdu) bool {
 	if l.air != nil {
 		return l.peer.s.resend.send(l, p, l.peer.s)
 	}
