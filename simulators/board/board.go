@@ -137,7 +137,7 @@ func New(spec topology.Board, opts Options) (*Board, error) {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	for i, name := range spec.Offers {
-		if _, ok := v.part(name); !ok || slices.Index(spec.Offers, name) != i {
+		if !v.has(name) || slices.Index(spec.Offers, name) != i {
 			return nil, fmt.Errorf("offers: %q, want parts of a %s, each once: %s", name, spec.Model, v.known())
 		}
 	}

@@ -190,7 +190,7 @@ func (v *variety) check(spec topology.Board) error {
 		return fmt.Errorf("latency.jitter: %s, want 0s to the median, %s", jitter, median)
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Parts)) {
-		if _, ok := v.part(name); !ok {
+		if !v.has(name) {
 			return fmt.Errorf("parts.%s: no such part on a %s, want one of %s", name, spec.Model, strings.Join(spec.Offers, ", "))
 		}
 		if !slices.Contains(spec.Offers, name) {

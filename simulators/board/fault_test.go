@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -511,5 +512,58 @@ func TestFaultsRefused(t *testing.T) {
 	}
 	if err := b.Clear(topology.FaultSilence); err == nil || err.Error() != `kind: "silence", but the board has only stuck` {
 		t.Errorf("clear of what is over: %v", err)
+	}
+}
+
+// Whoever is told of the range is told of each change once and in order, also when
+// faults come and end in several goroutines at a time.
+func TestFaultsConcurrently(t *testing.T) {
+	clk := testingclock.NewFakeClock(start)
+	var told []bool
+	var b *board.Board
+	b = newBoard(t, kt1b(), board.Options{Clock: clk, InRange: func(_ *board.Board, ok bool) {
+		told = append(told, ok)
+		_ = b.State() // no lock is held
+	}})
+	kinds := []string{topology.FaultOutOfRange, topology.FaultReboot, topology.FaultDrift, topology.FaultOutOfRange}
+	var all sync.WaitGroup
+	for i, kind := range kinds {
+		all.Go(func() {
+			for range 300 {
+				f := topology.Fault{Kind: kind}
+				if i == 0 {
+					f.For = second
+				}
+				if err := b.Fault(f, ""); err != nil {
+					t.Error(err)
+				}
+				b.Step()
+				_ = b.Clear(kind) // another may have been faster
+			}
+		})
+		all.Go(func() {
+			for range 300 {
+				clk.Step(100 * time.Millisecond)
+				b.Step()
+				if l, err := radio.Discard(b.Via("edge-1")); err == nil {
+					_ = b.Via("edge-1").Subscribe(l, bluest.Inertial.UUID(), true)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := b.Clear(""); err != nil {
+		t.Fatal(err)
+	}
+	if len(told)%2 != 0 {
+		t.Errorf("told %d times", len(told))
+	}
+	for i, ok := range told {
+		if ok != (i%2 == 1) {
+			t.Fatalf("told %v as number %d", ok, i)
+		}
+	}
+	if err := b.Via("edge-1").Connect(&radio.Link{}); err != nil && !errors.Is(err, radio.ErrBusy) {
+		t.Errorf("connect in the end: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package board
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fluidos-edge/testbed/simulators/bluest"
@@ -119,14 +120,9 @@ func (v *variety) feature(m bluest.Mask) int {
 	return -1
 }
 
-// part by its name.
-func (v *variety) part(name string) (bluest.Part, bool) {
-	for _, p := range v.parts {
-		if p.Name == name {
-			return p, true
-		}
-	}
-	return bluest.Part{}, false
+// has tells whether there is a part of that name.
+func (v *variety) has(part string) bool {
+	return slices.ContainsFunc(v.parts, func(p bluest.Part) bool { return p.Name == part })
 }
 
 // known names of parts, for an error.

@@ -118,15 +118,17 @@ type Board struct {
 	// behaviour, apart from the latency that a part declares.
 	Latency Latency `json:"latency" yaml:"latency"`
 	// Offers are the parts that the board declares and its mapper subscribes to,
-	// lower case. Default the environmental ones; further ones are ism330dhcx and
-	// iis2mdc (20 Hz each) and imp34dt05.
+	// lower case. Default the environmental ones (hts221, lps22hh and stts751 of a
+	// STWINKT1B, stts22h and ilps22qs of a STWINBX1); both models have ism330dhcx
+	// and iis2mdc (20 Hz each) and imp34dt05 (2 Hz) besides.
 	Offers []string `json:"offers,omitempty" yaml:"offers,omitempty"`
 	// Replay is a CSV file with the readings that the board sends instead of its
-	// model's, relative to the topology file; ReplayCSV is its content.
+	// model's, relative to the topology file; ReplayCSV is its content, which no
+	// file gives. For its form see board.ParseReplay.
 	Replay    string `json:"replay,omitempty" yaml:"replay,omitempty"`
 	ReplayCSV string `json:"replayCSV,omitempty" yaml:"-"`
 	// Parts overrides what the board declares of a part that it offers, by part
-	// name (lower case: hts221, lps22hh, stts751; stts22h, ilps22qs).
+	// name in lower case.
 	Parts map[string]Declared `json:"parts,omitempty" yaml:"parts,omitempty"`
 }
 
@@ -179,12 +181,13 @@ type Fault struct {
 // ScheduledFault is a fault that befalls a board by itself.
 type ScheduledFault struct {
 	Fault `yaml:",inline"`
-	// Board by name; default one drawn from the seed, each time.
+	// Board by name, one of the provider's, as is Of; default one drawn from the
+	// seed, each time.
 	Board string `json:"board,omitempty" yaml:"board,omitempty"`
-	// At is when it begins, after the start of the boards; default drawn between
-	// 30s and 5m.
+	// At is when it begins, more than 0s after the start of the boards; default
+	// drawn from the seed between 30s and 5m.
 	At Duration `json:"at,omitempty" yaml:"at,omitempty"`
-	// Every repeats it; default once.
+	// Every repeats it, at least 1s and longer than For; default once.
 	Every Duration `json:"every,omitempty" yaml:"every,omitempty"`
 }
 
