@@ -275,9 +275,9 @@ func (f *fleet) add(spec topology.Board) (*member, error) {
 	if f.boards[m.name] != nil {
 		return nil, fmt.Errorf("name: %q: %w", m.name, errTaken)
 	}
-	for field, value := range map[string]string{"mac": m.address.String(), "id": m.id} {
-		if owner, ok := f.taken[value]; ok {
-			return nil, fmt.Errorf("%s: %s: %w, %s", field, value, errTaken, owner)
+	for _, unique := range [][2]string{{"mac", m.address.String()}, {"id", m.id}} {
+		if owner, ok := f.taken[unique[1]]; ok {
+			return nil, fmt.Errorf("%s: %s: %w, %s", unique[0], unique[1], errTaken, owner)
 		}
 	}
 	for _, n := range m.nodes {

@@ -119,16 +119,19 @@ func (f *fleet) check(s topology.ScheduledFault) error {
 	if !slices.Contains(topology.FaultKinds, s.Kind) {
 		bad("kind", s.Kind, "one of "+strings.Join(topology.FaultKinds, ", "))
 	}
-	for field, name := range map[string]string{"board": s.Board, "of": s.Of} {
-		if name != "" {
-			if _, err := f.board(name); err != nil {
-				all = append(all, fmt.Errorf("%s: %w", field, err))
+	for _, n := range []struct{ field, board string }{{"board", s.Board}, {"of", s.Of}} {
+		if n.board != "" {
+			if _, err := f.board(n.board); err != nil {
+				all = append(all, fmt.Errorf("%s: %w", n.field, err))
 			}
 		}
 	}
-	for field, d := range map[string]topology.Duration{"at": s.At, "for": s.For, "every": s.Every} {
-		if d < 0 {
-			bad(field, time.Duration(d), "0s or more")
+	for _, d := range []struct {
+		field string
+		topology.Duration
+	}{{"at", s.At}, {"for", s.For}, {"every", s.Every}} {
+		if d.Duration < 0 {
+			bad(d.field, time.Duration(d.Duration), "0s or more")
 		}
 	}
 	if every := time.Duration(s.Every); every > 0 && every < minEvery {
