@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fluidos-edge/testbed/internal/bench"
+	"github.com/fluidos-edge/testbed/internal/daemon"
+	"github.com/fluidos-edge/testbed/simulators/fleet"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
@@ -198,13 +201,14 @@ func TestRun(t *testing.T) {
 		stderr string
 		json   string
 	}{
-		{name: "unknown row", args: []string{"-row", "fast"}, code: 2, stderr: "-row fast: there are kind-up"},
+		{name: "unknown row", args: []string{"-row", "fast"}, code: 2, stderr: "-row fast: there are kind-up, boards"},
 		{name: "no pairs", args: []string{"-n", "0"}, code: 2, stderr: "want 1 or more"},
 		{name: "unknown edge", args: []string{"-edge", "k3s"}, code: 2, stderr: "want hollow or kubeedge"},
 		{name: "argument", args: []string{"kind-up"}, code: 2, stderr: `argument "kind-up"`},
 		{name: "unknown flag", args: []string{"-m", "1"}, code: 2, stderr: "-m"},
-		{name: "no engine", args: []string{"-o", file}, stderr: "skipped: kind-up: there is no container engine", json: "[]"},
-		{name: "no folder", args: []string{"-o", filepath.Join(file, "x.json")}, code: 1, stderr: "error: write "},
+		{name: "no boards program", args: []string{"-row", "boards", "-boards", file + ".none", "-o", file}, code: 1, stderr: "the boards program: ", json: "[]"},
+		{name: "no engine", args: []string{"-row", "kind-up", "-o", file}, stderr: "skipped: kind-up: there is no container engine", json: "[]"},
+		{name: "no folder", args: []string{"-row", "kind-up", "-o", filepath.Join(file, "x.json")}, code: 1, stderr: "error: write "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -248,6 +252,58 @@ func TestPeer(t *testing.T) {
 		}
 		nothingLeft(t)
 	})
+}
+
+// boardsProgram has this test program be the boards program.
+const boardsProgram = "TESTBED_TEST_BOARDS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(boardsProgram) != "" {
+		o := &fleet.Options{}
+		daemon.Main("boards", o, func(ctx context.Context, log *slog.Logger, ready func(error)) error {
+			return fleet.Run(ctx, log, ready, o)
+		})
+	}
+	os.Exit(m.Run())
+}
+
+func TestBoards(t *testing.T) {
+	t.Setenv(boardsProgram, "1")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []bench.Row
+	for _, c := range bench.Boards(self, 1000, 5000) {
+		pairs, err := bench.Measure(t.Context(), c, 1, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, bench.Judge(c, pairs, "c"))
+	}
+	t.Log("\n" + bench.Table(rows))
+	if len(rows) != 2 || rows[0].Value > 10 || rows[0].PeerValue > 10 || rows[1].PeerValue != 32<<10 || rows[1].Ratio > 1 {
+		t.Errorf("rows %+v", rows)
+	}
+}
+
+func TestBoardsAreRefused(t *testing.T) {
+	for _, tt := range []struct{ name, script, err string }{
+		{"fails", "echo broken >&2; exit 1", "broken"},
+		{"no JSON", "echo nothing", "what "},
+		{"another number of frames", `echo '{"sent": 4000, "cpuSeconds": 1, "bytesPerBoard": 1}'`, "4000 frames were sent, want 5000"},
+		{"nothing measured", `echo '{"sent": 5000, "cpuSeconds": 0, "bytesPerBoard": 1}'`, "measured 0 s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			program := filepath.Join(t.TempDir(), "boards")
+			if err := os.WriteFile(program, []byte("#!/bin/sh\n"+tt.script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := bench.Measure(t.Context(), bench.Boards(program, 100, 5000)[0], 1, func(string) {}); err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%v, want %q", err, tt.err)
+			}
+		})
+	}
 }
 
 func nothingLeft(t *testing.T) {

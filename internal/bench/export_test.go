@@ -6,7 +6,10 @@ import (
 )
 
 // What tests see of the rows.
-var PickNodeImage = pickNodeImage
+var (
+	PickNodeImage = pickNodeImage
+	Boards        = boards
+)
 
 // PeerUp measures the peer of kind-up once.
 func PeerUp(ctx context.Context, image, dir string) (float64, error) {

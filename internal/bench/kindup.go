@@ -26,17 +26,17 @@ const upWithin = 15 * time.Minute
 
 // prepareKindUp compares a whole testbed with the bare clusters that it runs on:
 // what is above 1 is the price of everything that makes clusters a testbed.
-func prepareKindUp(ctx context.Context, o options) (Comparison, func() error, error) {
+func prepareKindUp(ctx context.Context, o options) ([]Comparison, func() error, error) {
 	if err := engineAnswers(ctx); err != nil {
-		return Comparison{}, nil, err
+		return nil, nil, err
 	}
 	image, err := nodeImage(ctx, o)
 	if err != nil {
-		return Comparison{}, nil, err
+		return nil, nil, err
 	}
 	dir, err := os.MkdirTemp("", "testbed-bench-")
 	if err != nil {
-		return Comparison{}, nil, err
+		return nil, nil, err
 	}
 	file := filepath.Join(dir, "topology.yaml")
 	b, err := newBare(image, dir)
@@ -46,9 +46,9 @@ func prepareKindUp(ctx context.Context, o options) (Comparison, func() error, er
 	}
 	// A bench that was killed may have left something.
 	if err = errors.Join(err, down(ctx, o), b.remove(ctx)); err != nil {
-		return Comparison{}, undo, err
+		return nil, undo, err
 	}
-	return Comparison{
+	return []Comparison{{
 		Name: "kind-up",
 		Params: map[string]any{
 			"consumers": 1, "providers": 1, "edgeNodes": 1, "edge": o.edge, "image": image, "cpus": runtime.NumCPU(),
@@ -64,7 +64,7 @@ func prepareKindUp(ctx context.Context, o options) (Comparison, func() error, er
 			return time.Since(began).Seconds(), err
 		},
 		Theirs: b.up,
-	}, undo, nil
+	}}, undo, nil
 }
 
 // down removes our testbed, also when ctx has ended.

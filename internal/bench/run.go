@@ -23,14 +23,14 @@ const (
 
 // options are what rows may ask for.
 type options struct {
-	testbed string // our program
-	edge    string
-	say     func(string)
+	testbed, boards string // our programs
+	edge            string
+	say             func(string)
 }
 
-// preparation readies a comparison and says how it is undone, which is called
-// whatever happens after.
-type preparation func(ctx context.Context, o options) (c Comparison, undo func() error, err error)
+// preparation readies the comparisons of a row and says how that is undone, which
+// is called whatever happens after.
+type preparation func(ctx context.Context, o options) (all []Comparison, undo func() error, err error)
 
 // rows are all that can be measured, in the order of the table.
 var rows = []struct {
@@ -38,6 +38,7 @@ var rows = []struct {
 	prepare preparation
 }{
 	{"kind-up", prepareKindUp},
+	{"boards", prepareBoards},
 }
 
 // skip is why a row cannot be measured here; it is no error.
@@ -60,6 +61,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.edge, "edge", "hollow", "edge runtime of kind-up: hollow or kubeedge")
 	file := flags.String("o", "bench.json", "`file` for the rows as JSON")
 	flags.StringVar(&o.testbed, "testbed", beside("testbed"), "the testbed `program`")
+	flags.StringVar(&o.boards, "boards", beside("boards"), "the boards `program`")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -93,13 +95,12 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				continue
 			}
 			done, err := measure(ctx, r.prepare, *n, o)
+			measured = append(measured, done...)
 			switch reason := (skip{}); {
 			case errors.As(err, &reason):
 				o.say("skipped: " + r.name + ": " + reason.reason)
 			case err != nil:
 				errs = append(errs, err)
-			default:
-				measured = append(measured, done)
 			}
 		}
 		// What was measured is kept, whatever became of the rest.
@@ -119,19 +120,22 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func measure(ctx context.Context, prepare preparation, n int, o options) (row Row, err error) {
-	c, undo, err := prepare(ctx, o)
+func measure(ctx context.Context, prepare preparation, n int, o options) (rows []Row, err error) {
+	all, undo, err := prepare(ctx, o)
 	if undo != nil {
 		defer func() { err = errors.Join(err, undo()) }()
 	}
 	if err != nil {
-		return Row{}, err
+		return nil, err
 	}
-	pairs, err := Measure(ctx, c, n, o.say)
-	if err != nil {
-		return Row{}, err
+	for _, c := range all {
+		pairs, err := Measure(ctx, c, n, o.say)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, Judge(c, pairs, commit(ctx, o)))
 	}
-	return Judge(c, pairs, commit(ctx, o)), nil
+	return rows, nil
 }
 
 // alone runs f unless this user measures already: two at once measure each

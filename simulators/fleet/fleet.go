@@ -51,7 +51,8 @@ type Options struct {
 	Radio string
 	// Control is the socket of the API.
 	Control string
-	// Measure has Run only measure what boards cost, and write that to Output.
+	// Measure has Run only measure what boards cost, and write that to Output; nil
+	// means the standard output.
 	Measure Measurement
 	Output  io.Writer
 	// Metrics takes the process's metrics; nil means prometheus.DefaultRegisterer.
@@ -73,7 +74,10 @@ func (o *Options) AddFlags(fs *flag.FlagSet) {
 // connections; at the end no socket is left.
 func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) error {
 	if o.Measure != (Measurement{}) {
-		return o.Measure.run(ctx, cmp.Or[io.Writer](o.Output, os.Stdout))
+		if o.Output == nil {
+			return o.Measure.run(ctx, os.Stdout)
+		}
+		return o.Measure.run(ctx, o.Output)
 	}
 	cfg, err := configure(o)
 	if err != nil {

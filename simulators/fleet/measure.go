@@ -117,10 +117,13 @@ func (m Measurement) run(ctx context.Context, w io.Writer) error {
 			return err
 		}
 	} else {
-		ctx, cancel := context.WithCancel(ctx)
+		measured, cancel := context.WithCancel(ctx)
 		defer cancel()
 		clk.end, clk.ended = clk.now.Add(time.Duration(m.Frames/m.Boards)*period), cancel
-		f.drive.run(ctx)
+		f.drive.run(measured)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	c := cost{Measurement: m, CPUSeconds: cpu() - before}
 	runtime.GC()
