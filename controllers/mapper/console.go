@@ -2,7 +2,6 @@ package mapper
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -63,15 +62,17 @@ func (a *assembler) feed(b []byte, line func(string)) {
 	}
 }
 
-// parseUID reads the answer to `uid`: 24 hex digits, returned in lower case.
+// uidPattern is the answer to `uid`: 24 hex digits, to which ST's firmware adds the
+// microcontroller's id.
+var uidPattern = regexp.MustCompile(`^([0-9a-fA-F]{24})(_[0-9a-zA-Z]{1,16})?$`)
+
+// parseUID reads the answer to `uid`; the 96-bit id is in lower case.
 func parseUID(line string) (string, bool) {
-	if len(line) != 24 {
+	m := uidPattern.FindStringSubmatch(line)
+	if m == nil {
 		return "", false
 	}
-	if _, err := hex.DecodeString(line); err != nil {
-		return "", false
-	}
-	return strings.ToLower(line), true
+	return strings.ToLower(m[1]), true
 }
 
 // partPattern is what a part may be called: it becomes a label value, a level

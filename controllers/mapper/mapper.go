@@ -366,8 +366,13 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 	}
 	connected()
 
-	// served boards, and those that failed with the time of the next try.
-	served := map[radio.Address]bool{}
+	// served boards with what they said last if they seem to be free again, and those
+	// that failed with the time of the next try.
+	served := map[radio.Address]*bluest.Advertisement{}
+	isServed := func(mac radio.Address) bool {
+		_, ok := served[mac]
+		return ok
+	}
 	failed := map[radio.Address]*failure{}
 	refused := map[radio.Address]bool{}
 	again := time.NewTimer(0)
@@ -382,7 +387,7 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 	defer cancel()
 	start := func(said bluest.Advertisement) {
 		mac := radio.Address(said.MAC)
-		served[mac] = true
+		served[mac] = nil
 		if f := failed[mac]; f != nil {
 			f.heard = nil
 		}
@@ -396,6 +401,8 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 	}
 	for {
 		select {
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-c.Done():
 			return c.Err()
 		case a, ok := <-heard:
@@ -404,9 +411,6 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 					return err
 				}
 				return ctx.Err()
-			}
-			if served[a.Address] {
-				continue
 			}
 			said, err := bluest.DecodeAdvertisement(a.Payload)
 			if err != nil || said.Model() == "" || said.MAC != a.Address {
@@ -422,13 +426,19 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 			}
 			f := failed[a.Address]
 			switch {
+			case isServed(a.Address):
+				// The end of its connection may be known here after it is on the air
+				// again, and advertisements may be far apart.
+				if served[a.Address] = nil; a.Connectable {
+					served[a.Address] = &said
+				}
 			case !a.Connectable:
 				if f != nil {
 					f.heard = nil
 				}
 				m.leaves.heardElsewhere(deviceName(said.Model(), a.Address.Hex()))
 			case f != nil && time.Now().Before(f.until):
-				f.heard = &said // advertisements may be far apart
+				f.heard = &said
 				again.Reset(time.Until(soonest(failed)))
 			case len(served) < maxBoards:
 				start(said)
@@ -440,7 +450,7 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 					continue
 				}
 				said := *f.heard
-				if f.heard = nil; !served[mac] && len(served) < maxBoards {
+				if f.heard = nil; !isServed(mac) && len(served) < maxBoards {
 					start(said)
 				}
 			}
@@ -448,6 +458,7 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 				again.Reset(time.Until(at))
 			}
 		case e := <-ends:
+			heard := served[e.board]
 			delete(served, e.board)
 			if len(failed) >= 4*maxBoards {
 				clear(failed)
@@ -461,7 +472,10 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 				f.reset()
 			}
 			pause := f.pause()
-			f.until, f.heard = time.Now().Add(pause), nil
+			f.until, f.heard = time.Now().Add(pause), heard
+			if heard != nil {
+				again.Reset(time.Until(soonest(failed)))
+			}
 			m.log.Warn("board not connected", "mac", e.board, "err", e.err, "again in", pause)
 		}
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -70,7 +72,7 @@ func offered(node string) []nodecore.Characteristics {
 func cluster(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (client.Client, <-chan string) {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := devices.AddToScheme(scheme); err != nil {
+	if err := errors.Join(devices.AddToScheme(scheme), corev1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	applied := make(chan string, 1000)
