@@ -6,9 +6,11 @@
 // The way of a message: an MQTT client publishes at its node's broker; if the
 // node is subscribed to the topic, the message goes into the node's queue,
 // through the node's throttle and to the cloud; if a listener is registered for
-// exactly that node and topic, it is POSTed to the Rule's URL.
+// exactly that node and topic, it is POSTed to the Rule's URL. The way of a Device:
+// the cloud tells its node, and the node the mapper of its protocol; what the
+// mapper reports goes through the same queue and throttle into its DeviceStatus.
 //
-// What KubeEdge does and so does this:
+// What KubeEdge does with Rules and so does this:
 //   - Sources are of type eventbus and targets of type rest. A client publishes
 //     to exactly "<namespace of the Rule>/<topic of the Rule>". A topic with
 //     wildcards subscribes at the edge, and what matches is uploaded, and then
@@ -41,6 +43,26 @@
 //     renewed while the process lives and the node is connected; the rest is the
 //     node lifecycle controller's.
 //
+// What KubeEdge does with Devices and so does this (internal/devicecontroller and
+// internal/devicetwin say it in full):
+//   - A mapper registers at its node's socket and gets the Devices of its protocol;
+//     then it is called at its own: Devices and DeviceModels that come, change in
+//     their spec and go, in order, once, with 10 s for each call. What it could not be
+//     told it learns when it registers again; but a Device whose end it could not be
+//     told is among those then, and one whose DeviceModel is missing, or whose
+//     configData holds lists, objects or null, is not.
+//   - What happens to a Device while its node is cut off reaches the mapper only with
+//     the Device's next change or a restart. A Device that is created meanwhile can
+//     never be reported, until it is created anew.
+//   - A mapper has one request/s, 100 at once. Each twin and each state that it reports
+//     is a message. Once EdgeCore knows that the node is cut off it drops them: nothing
+//     waits, and nobody is told, so a state must be reported again.
+//   - A Device has a DeviceStatus of its name and its own, from the beginning. The
+//     first report of a property leaves an empty twin there, the second fills it,
+//     with the time at which EdgeCore got it and type "string". A value with other
+//     letters than a-z A-Z 0-9 - _ . , : / @ # is dropped without a word.
+//     reportToCloud plays no part: it is for the mapper to heed.
+//
 // Deliberate differences: TLS is verified (CloudCore switches that off); URLs
 // are never logged (CloudCore logs them, userinfo included); the queue of a node
 // holds 100,000 messages and drops, and counts, what comes beyond (EdgeCore has
@@ -49,14 +71,26 @@
 // Rules are read, so that each Rule that exists subscribes again; a hollow node
 // says that it is one (kubeletVersion) and takes no pods.
 //
-// What real KubeEdge did when it was tried is in conformance/testdata.
+// Those of Devices: a restart is one of CloudCore and of every EdgeCore, which read
+// what EdgeCore has on disk from the API server, so it mends what a cut has lost,
+// and mappers have to register again (EdgeCore remembers them); what takes EdgeCore
+// or CloudCore down is refused or ignored, with a word about it; what was lost is
+// lost (EdgeCore may send a report again when nothing was reported for a minute);
+// DeviceStatuses are written as often as the API server keeps up, the latest report
+// winning, and again if it refuses; twins can be reported over DMI only, not over
+// the topics $hw/events/device/#; what the testbed's CRDs lack (methods, push
+// methods, defaults in a DeviceModel) is not passed on.
+//
+// What real KubeEdge did when it was tried is in conformance/testdata; what is said
+// here of Devices was read in its source.
 //
 // Invariant, for each node and at any time: published = forwarded + dropped (by
-// reason) + queued + being forwarded. /metrics tells each.
+// reason) + queued + being forwarded, of messages and of reports. /metrics tells
+// each.
 //
 // To try it:
 //
-//	echo '{"nodes": [{"name": "edge-1", "mqtt": "127.0.0.1:1884"}]}' >edge.json
+//	echo '{"nodes": [{"name": "edge-1", "mqtt": "127.0.0.1:1884", "dmi": "/tmp/dmi.sock"}]}' >edge.json
 //	hollowedge --kubeconfig kubeconfig --config edge.json --health 127.0.0.1:9090
 package hollowedge
 
@@ -320,8 +354,9 @@ func (r *Runtime) Run(ctx context.Context, log *slog.Logger, ready func(error)) 
 	return err
 }
 
-// Disconnect cuts a node off the cloud: nothing is uploaded, what the router
-// sends to the node is lost, its Lease is not renewed. Its broker keeps serving.
+// Disconnect cuts a node off the cloud: nothing is uploaded, what the cloud sends
+// to the node is lost, its Lease is not renewed. Its broker and its socket for
+// mappers keep serving.
 func (r *Runtime) Disconnect(node string) error {
 	e, err := r.edge(node)
 	if err != nil {

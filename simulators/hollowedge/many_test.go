@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -58,32 +59,33 @@ func TestThousandNodes(t *testing.T) {
 
 func TestThousandDevices(t *testing.T) {
 	t.Parallel()
-	const devices = 1000
+	const devices, without = 1000, 20
 	sockets, path := withSockets(t)
 	objects := []client.Object{deviceModel("board")}
 	for i := range devices {
-		objects = append(objects, device(fmt.Sprintf("d-%d", i), "edge-1"))
+		d := device(fmt.Sprintf("d-%d", i), "edge-1")
+		objects = append(objects, d)
+		if i >= without {
+			objects = append(objects, &devicesv1.DeviceStatus{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: d.Name}})
+		}
 	}
 	b := start(t, sockets, withObjects(objects...))
 	m := newMapper(t, path("edge-1"))
 	if got := len(m.register("bluest")); got != devices {
 		t.Errorf("registered with %d Devices, want %d", got, devices)
 	}
-	eventually(t, func() error {
-		var list devicesv1.DeviceStatusList
-		if err := b.client.List(context.Background(), &list); err != nil {
-			t.Fatal(err)
-		}
-		if len(list.Items) != devices {
-			return fmt.Errorf("%d DeviceStatuses, want %d", len(list.Items), devices)
-		}
-		return nil
-	})
-	for i := range 60 {
+	for i := range 2 * without {
 		m.mustState(fmt.Sprintf("d-%d", i), "online")
 	}
-	for i := range 60 {
+	for i := range 2 * without {
 		b.awaitStatus(fmt.Sprintf("d-%d", i), devicesv1.DeviceStatusStatus{State: "online", LastOnlineTime: b.clock.Now().UTC().Format(time.RFC3339)})
+	}
+	var list devicesv1.DeviceStatusList
+	if err := b.client.List(context.Background(), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != devices {
+		t.Errorf("%d DeviceStatuses, want %d", len(list.Items), devices)
 	}
 }
 
