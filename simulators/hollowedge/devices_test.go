@@ -46,6 +46,7 @@ func TestDeviceQuirks(t *testing.T) {
 		"a Device whose mapper does not answer is told of when a mapper registers, not before":            mapperDown,
 		"a Device whose configData holds more than strings, numbers and booleans is not told":             nested,
 		"a Device without its DeviceModel holds up all others for 9 s and is not told":                    withoutModel,
+		"a DeviceModel that is deleted stays with its nodes, and holds up its Devices' changes":           deletedModel,
 		"what changed more than 5 s before CloudCore comes to it is lost":                                 late,
 		"a Device without deviceModelRef is ignored":                                                      withoutModelRef,
 		"what happens while a node is cut off is never told":                                              cutOffDevices,
@@ -382,6 +383,19 @@ func withoutModel(t *testing.T) {
 	b.addModel("missing")
 	b.desire("lost", "1")
 	m.gets("UpdateDeviceModel fluidos/missing", "UpdateDevice fluidos/lost")
+}
+
+func deletedModel(t *testing.T) {
+	b, m := startOne(t)
+	b.delete(deviceModel("board"))
+	b.awaitLog(1, "device model gone", "model", "fluidos/board")
+	b.desire("a", "1")
+	b.pass(9)
+	b.awaitLog(1, "change did not reach the node's mapper", "device", "fluidos/a")
+	if diff := cmp.Diff([]string{"a"}, names(m.register("bluest"))); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	m.nothing()
 }
 
 func late(t *testing.T) {

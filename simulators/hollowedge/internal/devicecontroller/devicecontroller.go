@@ -216,6 +216,7 @@ func (c *Controller) forgetModel(o any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.models, key(m))
+	c.log.Debug("device model gone", "model", key(m))
 }
 
 // loaded takes a Device that was there before.
@@ -297,7 +298,7 @@ func (c *Controller) updated(ctx context.Context, d *devicesv1.Device, at time.T
 	case before.Spec.NodeName != d.Spec.NodeName:
 		c.deleted(ctx, before, at)
 		c.added(ctx, d, at)
-	case d.Spec.NodeName != "" && usable(d, c.log):
+	case usable(d, c.log):
 		c.sendModel(ctx, devicetwin.Update, d)
 		if c.clock.Since(at) < syncEvery {
 			c.send(devicetwin.Update, d)
