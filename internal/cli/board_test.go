@@ -3,9 +3,11 @@ package cli_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fluidos-edge/testbed/controllers/mapper"
 	"github.com/fluidos-edge/testbed/internal/cli"
+	"github.com/fluidos-edge/testbed/simulators/board"
 	"github.com/fluidos-edge/testbed/simulators/fleet"
 	"github.com/fluidos-edge/testbed/testbed"
 	"github.com/fluidos-edge/testbed/testbed/topology"
@@ -255,5 +259,62 @@ func TestBoardCompletion(t *testing.T) {
 	f.Controls = func(string) ([]string, error) { return []string{filepath.Join(t.TempDir(), "x")}, nil }
 	if code, out, _ := runFake(context.Background(), f, "__complete", "board", "show", ""); code != 0 || strings.TrimSpace(out) != ":4" {
 		t.Errorf("nobody answers: exit code %d, %q", code, out)
+	}
+}
+
+// Every command, topology and file of docs/boards.md is right: commands of boards are
+// run, in their order, on the default testbed's.
+func TestBoardsDocument(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "boards.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := boards(t)
+	words := regexp.MustCompile(`"[^"]*"|[^\s"]+`)
+	ran := 0
+	for _, block := range regexp.MustCompile("(?s)```(\\w+)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		switch language, body := block[1], block[2]; language {
+		case "yaml":
+			if _, err := topology.Load("boards.md", []byte(body)); err != nil {
+				t.Errorf("%v in\n%s", err, body)
+			}
+		case "csv":
+			if _, err := board.ParseReplay(topology.STWINKT1B, body); err != nil {
+				t.Errorf("%v in\n%s", err, body)
+			}
+		case "sh":
+			for line := range strings.Lines(body) {
+				line, _, _ = strings.Cut(line, " #")
+				var args []string
+				for _, w := range words.FindAllString(line, -1) {
+					args = append(args, strings.Trim(w, `"`))
+				}
+				fs := flag.NewFlagSet("", flag.ContinueOnError)
+				switch {
+				case len(args) < 2:
+				case args[0] == "bin/boards":
+					(&fleet.Options{}).AddFlags(fs)
+					if err := fs.Parse(args[1:]); err != nil {
+						t.Errorf("%s: %v", line, err)
+					}
+				case args[0] == "bin/mapper":
+					(&mapper.Options{}).AddFlags(fs)
+					if err := fs.Parse(args[1:]); err != nil {
+						t.Errorf("%s: %v", line, err)
+					}
+				case args[0] == "bin/testbed" && args[1] == "board":
+					if slices.Contains(args, "--watch") || slices.Contains(args, "--plot") {
+						args = append(args, "--count", "1")
+					}
+					if code, _, stderr := runFake(t.Context(), f, args[1:]...); code != 0 {
+						t.Errorf("%s: exit code %d, %s", line, code, stderr)
+					}
+					ran++
+				}
+			}
+		}
+	}
+	if ran < 20 {
+		t.Errorf("only %d commands of boards", ran)
 	}
 }
