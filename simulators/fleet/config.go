@@ -54,17 +54,22 @@ func configure(o *Options) (Config, error) {
 	if o.Count == 0 {
 		return cfg, nil
 	}
-	models := []string{topology.STWINKT1B, topology.STWINBX1}
 	nodes := slices.Sorted(maps.Keys(cfg.Radios))
 	if len(nodes) == 0 {
 		return Config{}, fmt.Errorf("--count: config %s has no radios", o.Config)
 	}
 	for i := range o.Count {
-		b := topology.Board{Model: models[i%len(models)]}
-		b.SetDefaults(cfg.Seed, i/len(models)+1, nodes[i%len(nodes)])
-		cfg.Boards = append(cfg.Boards, b)
+		cfg.Boards = append(cfg.Boards, nth(cfg.Seed, i, nodes[i%len(nodes)]))
 	}
 	return cfg, nil
+}
+
+// nth board of --count, from 0.
+func nth(seed uint64, i int, nodes ...string) topology.Board {
+	models := []string{topology.STWINKT1B, topology.STWINBX1}
+	b := topology.Board{Model: models[i%len(models)]}
+	b.SetDefaults(seed, i/len(models)+1, nodes...)
+	return b
 }
 
 func load(path string) (Config, error) {

@@ -88,19 +88,17 @@ type cost struct {
 func (m Measurement) run(ctx context.Context, w io.Writer) error {
 	clk := &steppedClock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	f := newFleet(1, clk, slog.New(slog.DiscardHandler))
-	models := []string{topology.STWINKT1B, topology.STWINBX1}
-	masks := []bluest.Mask{bluest.EnvironmentalKT1B, bluest.EnvironmentalBX1}
+	masks := map[string]bluest.Mask{topology.STWINKT1B: bluest.EnvironmentalKT1B, topology.STWINBX1: bluest.EnvironmentalBX1}
 	all := make([]sender, m.Boards)
 	period := time.Duration(0)
 	for i := range all {
-		spec := topology.Board{Model: models[i%len(models)]}
-		spec.SetDefaults(f.seed, i/len(models)+1)
+		spec := nth(f.seed, i)
 		period = time.Duration(float64(time.Second) / spec.Rate)
 		b, err := m.board(f, spec)
 		if err != nil {
 			return err
 		}
-		s := sender{Peripheral: b.Via(""), board: b, characteristic: masks[i%len(masks)].UUID()}
+		s := sender{Peripheral: b.Via(""), board: b, characteristic: masks[spec.Model].UUID()}
 		if s.link, err = radio.Discard(s); err != nil {
 			return err
 		}
