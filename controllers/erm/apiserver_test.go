@@ -411,8 +411,10 @@ func (s *server) run(t *testing.T) {
 	// Availability follows the board, also over a restart.
 	name := offerOf("b2", "lps22hh")
 	s.create(t, status(next, "online"))
+	began := time.Now()
 	s.state(t, "b2", "unhealthy")
 	s.unavailable(t, "unhealthy", name, "its board is unhealthy")
+	t.Logf("state of a board to availability of its Flavor in %s", time.Since(began))
 	stop()
 	before = s.written(t)
 	stop = s.start(t)

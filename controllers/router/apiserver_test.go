@@ -427,9 +427,10 @@ func TestAPIServer(t *testing.T) {
 
 	t.Run("a board that goes away and returns keeps its Rule", func(t *testing.T) {
 		p := p.with(t)
-		before := p.rules()
+		before, began := p.rules(), time.Now()
 		p.fault("d-2", "its board is unhealthy")
 		dp := p.untilReady(low, "SensorUnavailable")
+		t.Logf("availability of a Flavor to condition of its DataPath in %s", time.Since(began))
 		want := []metav1.Condition{
 			{Type: "Matched", Status: "True", Reason: "SensorsMatched", ObservedGeneration: 1, Message: "2 of 4 sensors on offer"},
 			{Type: "Ready", Status: "False", Reason: "SensorUnavailable", ObservedGeneration: 1, Message: "1 of 2 sensors are not available: d-2/hts221 (its board is unhealthy)"},

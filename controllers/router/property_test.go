@@ -135,10 +135,10 @@ func nodeMap(nodes []corev1.Node) map[string]*corev1.Node {
 	return m
 }
 
-// rest lets 50 s pass, in which every sensor sends, and checks that nothing is left to
-// be done then.
-func (l *lagging) rest() {
-	for range 100 {
+// rest lets plans pass, half a second and a sample of every sensor apart, and checks
+// that nothing is left to be done then.
+func (l *lagging) rest(plans int) {
+	for range plans {
 		l.now = l.now.Add(500 * time.Millisecond)
 		for b := 1; b <= 3; b++ {
 			l.counts[keyFor(b)]++
@@ -147,7 +147,7 @@ func (l *lagging) rest() {
 		l.step()
 	}
 	if l.sync(); !l.step() {
-		l.Fatal("still at work after 50 s")
+		l.Fatalf("still at work after %d plans", plans)
 	}
 }
 
@@ -266,7 +266,7 @@ func TestPlanProperty(t *testing.T) {
 
 		// Then everything comes to rest.
 		setNode("edge-1", true, false)
-		l.rest()
+		l.rest(100)
 		want, keys := map[string]bool{}, map[topicKey]bool{}
 		for _, r := range l.rules {
 			if !ours(&r) {
@@ -320,19 +320,19 @@ func TestPlanProperty(t *testing.T) {
 
 		// All boards go away, for long, and return: every Rule is the one that it was, and
 		// the DataPaths are as they are with no board away.
-		setFaults := func(fault string) {
+		setFaults := func(fault string, plans int) {
 			for i := range l.flavors {
 				version++
 				l.flavors[i].ResourceVersion = fmt.Sprint(version)
 				SetFault(&l.flavors[i], fault)
 			}
-			l.rest()
+			l.rest(plans)
 		}
-		setFaults("")
+		setFaults("", 5)
 		before, made := l.reasons(), l.uids()
-		setFaults("its board is offline")
+		setFaults("its board is offline", 3)
 		l.now = l.now.Add(time.Hour)
-		l.rest()
+		l.rest(3)
 		for name, reason := range l.reasons() {
 			want := before[name]
 			if want == reasonServed {
@@ -342,7 +342,7 @@ func TestPlanProperty(t *testing.T) {
 				t.Fatalf("DataPath %s is %s with its boards away, want %s", name, reason, want)
 			}
 		}
-		setFaults("")
+		setFaults("", 5)
 		if after := l.reasons(); !maps.Equal(before, after) {
 			t.Fatalf("DataPaths are %v after their boards returned, want %v", after, before)
 		}
