@@ -196,6 +196,11 @@ func (c *Central) Connect(ctx context.Context, mac radio.Address) (*Peer, error)
 	}
 	if err := p.connect(ctx); err != nil {
 		p.end(err) // or it has ended already, and knows better why
+		select {
+		case <-p.gone:
+		case <-ctx.Done():
+		case <-c.done:
+		}
 		return nil, fmt.Errorf("connect %s: %w", mac, p.Err())
 	}
 	return p, nil

@@ -336,6 +336,7 @@ func TestScanAndConnectInTurn(t *testing.T) {
 		if _, err := c.Scan(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		hang := make(chan error)
 		h.boards[macB].hangConnect = hang
 		start := time.Now()

@@ -236,28 +236,33 @@ func (p *Peer) orphan() {
 
 // perform makes a call to the board when it is its turn. It also ends with the
 // connection. A call that was given up keeps the turn until it is over.
-func perform[T any](ctx context.Context, p *Peer, call func() (T, error)) (v T, err error) {
+func perform[T any](ctx context.Context, p *Peer, call func() (T, error)) (T, error) {
+	var zero T
 	select {
 	case p.turn <- struct{}{}:
-		v, err = within(ctx, p.done, func() (T, error) {
-			defer func() { <-p.turn }()
-			return call()
-		}, nil)
 	case <-ctx.Done():
-		err = ctx.Err()
+		return zero, ctx.Err()
 	case <-p.done:
-		err = errEnded
+		return zero, p.Err()
 	}
+	if err := p.Err(); err != nil {
+		<-p.turn
+		return zero, err
+	}
+	v, err := within(ctx, p.done, func() (T, error) {
+		defer func() { <-p.turn }()
+		return call()
+	}, nil)
 	if err == nil {
 		return v, nil
 	}
 	if why := p.Err(); why != nil {
-		return v, why // it knows why better than the call
+		return zero, why // it knows why better than the call
 	}
 	if ctx.Err() == nil {
 		p.hint()
 	}
-	return v, err
+	return zero, err
 }
 
 // Discover lists the board's characteristics.
