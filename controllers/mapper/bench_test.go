@@ -50,6 +50,12 @@ type bench struct {
 // newBench runs one. Its allow list and the like are set by options.
 func newBench(t *testing.T, boards []*puppet, options ...func(*mapper.Options)) *bench {
 	t.Helper()
+	return newBenchWith(t, boards, true, options...)
+}
+
+// newBenchWith or without an edge runtime.
+func newBenchWith(t *testing.T, boards []*puppet, edge bool, options ...func(*mapper.Options)) *bench {
+	t.Helper()
 	b := &bench{t: t, air: newEther(boards), metrics: prometheus.NewRegistry(), twins: map[string]dmi.Twin{}}
 	refuse := func() error {
 		b.mu.Lock()
@@ -79,7 +85,11 @@ func newBench(t *testing.T, boards []*puppet, options ...func(*mapper.Options)) 
 	}
 	began := time.Now()
 	var err error
-	b.Mapper, err = mapper.NewMapper(o, b, b, func() int64 { return int64(time.Hour + time.Since(began)) }, func(error) {})
+	var reporter mapper.Reporter
+	if edge {
+		reporter = b
+	}
+	b.Mapper, err = mapper.NewMapper(o, b, reporter, func() int64 { return int64(time.Hour + time.Since(began)) }, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,6 +81,15 @@ func NewSampleWithoutLatency(uid, category string) Sample {
 	return s
 }
 
+// Short is the sample with less to write.
+func (s sample) Short() Sample {
+	s.device, s.values = "d", s.values[:1]
+	return s
+}
+
+// KeepWishes of users in a Device.
+var KeepWishes = keepWishes
+
 // Line of the sample.
 func (s sample) Line(seq, at int64) ([]byte, error) { return s.encode(seq, at) }
 

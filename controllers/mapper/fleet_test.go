@@ -19,26 +19,28 @@ import (
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
-// With the boards of a testbed: every part's samples are published, and a Device
-// offers what its board declares, also after that was changed.
-func TestWithTheSimulatedBoards(t *testing.T) {
-	dir := t.TempDir()
-	socket, control := filepath.Join(dir, "r"), filepath.Join(dir, "c")
+// boards runs the boards of a testbed until the test ends. They are heard on
+// socket; offers are those of the first, a STWINKT1B.
+func boards(t *testing.T, socket string, hz float64, offers ...string) *fleet.Client {
+	t.Helper()
 	board := func(name, model, mac, id string) topology.Board {
 		return topology.Board{
-			Name: name, Model: model, MAC: mac, ID: id, Nodes: []string{"edge-1"}, Rate: 50,
+			Name: name, Model: model, MAC: mac, ID: id, Nodes: []string{"edge-1"}, Rate: hz,
 			Latency: topology.Latency{Median: topology.Duration(5 * time.Millisecond), Jitter: topology.Duration(2 * time.Millisecond)},
 		}
 	}
+	kt1b := board("kt1b", topology.STWINKT1B, "c0:83:2a:00:11:22", idKT1B)
+	kt1b.Offers = offers
 	config, err := json.Marshal(fleet.Config{
 		Seed:   1,
-		Boards: []topology.Board{board("kt1b", topology.STWINKT1B, "c0:83:2a:00:11:22", idKT1B), board("bx1", topology.STWINBX1, macBX1, idBX1)},
+		Boards: []topology.Board{kt1b, board("bx1", topology.STWINBX1, macBX1, idBX1)},
 		Radios: map[string]string{"edge-1": socket},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "boards.json")
+	dir := t.TempDir()
+	file, control := filepath.Join(dir, "boards.json"), filepath.Join(dir, "c")
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +57,14 @@ func TestWithTheSimulatedBoards(t *testing.T) {
 	})
 	for take(t, ready, "fleet") != nil {
 	}
+	return fleet.NewClient(control)
+}
+
+// With the boards of a testbed: every part's samples are published, and a Device
+// offers what its board declares, also after that was changed.
+func TestWithTheSimulatedBoards(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "r")
+	control := boards(t, socket, 50)
 	b := newTestBroker(t)
 	b.start(t)
 	c, applied := cluster(t, interceptor.Funcs{})
@@ -85,7 +95,7 @@ func TestWithTheSimulatedBoards(t *testing.T) {
 		t.Helper()
 		for take(t, applied, "Device "+device) != "Device fluidos/"+device {
 		}
-		state, err := fleet.NewClient(control).Board(t.Context(), "kt1b")
+		state, err := control.Board(t.Context(), "kt1b")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +117,7 @@ func TestWithTheSimulatedBoards(t *testing.T) {
 	}
 	follow()
 	latency := "20"
-	if _, err := fleet.NewClient(control).Patch(t.Context(), "kt1b", fleet.Patch{Parts: map[string]topology.Declared{"hts221": {Latency: &latency}}}); err != nil {
+	if _, err := control.Patch(t.Context(), "kt1b", fleet.Patch{Parts: map[string]topology.Declared{"hts221": {Latency: &latency}}}); err != nil {
 		t.Fatal(err)
 	}
 	follow()

@@ -61,12 +61,12 @@ type leaf struct {
 	shadow shadow
 	state  string // that was reported last
 	linked bool
-	asking bool      // whose it is
-	busy   time.Time // when it was last heard with a connection elsewhere
-	waited bool      // for it to come back from there
-	gone   bool      // not ours any more
-	booted map[string]boot
-	told   string // the desired value that was refused, as users were told
+	asking bool            // whose it is
+	busy   time.Time       // when it was last heard with a connection elsewhere
+	waited bool            // for it to come back from there
+	gone   bool            // not ours any more
+	booted map[string]boot // by characteristic, of one start
+	told   string          // the desired value that was refused, as users were told
 }
 
 func newLeaves(node, namespace string, log *slog.Logger) *leaves {

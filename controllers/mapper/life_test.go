@@ -564,7 +564,7 @@ func TestOnlyAllowedBoardsAreConnected(t *testing.T) {
 func TestWithoutDMI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
-		b := newBench(t, []*puppet{p})
+		b := newBenchWith(t, []*puppet{p}, false)
 		p.stream(b, 3*time.Second, nil)
 		b.pass(20 * time.Second)
 		b.want(p, []string{"BoardSilent x1"})

@@ -173,6 +173,11 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 	if err := o.complete(); err != nil {
 		return err
 	}
+	if o.Central == nil {
+		if o.Central, err = opener(o.Radio, log); err != nil {
+			return err
+		}
+	}
 	if o.Client == nil {
 		if o.Client, err = newClient(o.Kubeconfig); err != nil {
 			return err
@@ -190,11 +195,6 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 	}
 	defer unregister()
 
-	if o.Central == nil {
-		if o.Central, err = opener(o.Radio, log); err != nil {
-			return err
-		}
-	}
 	health := &readiness{report: ready, radio: errors.New("radio: not connected yet"), broker: errors.New("broker: not connected yet")}
 	b := newMQTTBroker(o.MQTT, "mapper-"+o.Node, o.Pause, log, health.setBroker)
 	m := newMapper(o, log, counts, b, j, health.setRadio)
@@ -276,15 +276,13 @@ func newMapper(o Options, log *slog.Logger, counts *metrics, b broker, j *journa
 	return m
 }
 
-// registered is told whether the edge runtime knows the mapper.
+// registered is told whether the edge runtime knows the mapper; the agent logs it.
 func (m *mapper) registered(err error) {
 	if err != nil {
 		m.metrics.dmi.Set(0)
-		m.log.Warn("not registered with the edge runtime", "err", err)
 		return
 	}
 	m.metrics.dmi.Set(1)
-	m.log.Info("registered with the edge runtime", "socket", m.DMISocket)
 }
 
 // owner is the node that a Device belongs to.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -309,16 +310,20 @@ type running struct {
 }
 
 // run a mapper until the test ends or stop is called.
-func run(t *testing.T, socket string, b *testBroker, c client.Client) *running {
+func run(t *testing.T, socket string, b *testBroker, c client.Client, options ...func(*mapper.Options)) *running {
 	t.Helper()
 	r := &running{journal: filepath.Join(t.TempDir(), "published.lp"), metrics: prometheus.NewRegistry(), states: make(chan error, 1000)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	o := mapper.Options{
+		Node: "edge-1", Namespace: "fluidos", Radio: socket, MQTT: b.url, Journal: r.journal,
+		Pause: 5 * time.Millisecond, Client: c, Registerer: r.metrics,
+	}
+	for _, set := range options {
+		set(&o)
+	}
 	go func() {
-		done <- mapper.Run(ctx, slog.New(slog.NewTextHandler(io.Discard, nil)), func(err error) { r.states <- err }, mapper.Options{
-			Node: "edge-1", Namespace: "fluidos", Radio: socket, MQTT: b.url, Journal: r.journal,
-			Pause: 5 * time.Millisecond, Client: c, Registerer: r.metrics,
-		})
+		done <- mapper.Run(ctx, slog.New(slog.NewTextHandler(io.Discard, nil)), func(err error) { r.states <- err }, o)
 	}()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
@@ -713,6 +718,14 @@ func TestOptions(t *testing.T) {
 		{"no port", func(o *mapper.Options) { o.MQTT = "tcp://127.0.0.1" }, []string{`--mqtt "tcp://127.0.0.1": want tcp://HOST:PORT`}},
 		{"another scheme", func(o *mapper.Options) { o.MQTT = "ssl://127.0.0.1:8883" }, []string{"--mqtt"}},
 		{"no queue", func(o *mapper.Options) { o.Queue = -1 }, []string{"--queue -1"}},
+		{"gathers for too long", func(o *mapper.Options) { o.Gather = 11 * time.Second }, []string{"--gather 11s: want 0 to 10s"}},
+		{"gathers backwards", func(o *mapper.Options) { o.Gather = -1 }, []string{"--gather -1ns"}},
+		{"half of DMI", func(o *mapper.Options) { o.DMISocket = "/s" }, []string{`--dmi-socket "/s" and --dmi-listen "": want both or neither`}},
+		{"a board that cannot be", func(o *mapper.Options) { o.Allow = []string{"STWINBX1", "toaster"} }, []string{`--allow "toaster": want an address`}},
+		{"a relative socket", func(o *mapper.Options) {
+			o.DMISocket, o.DMIListen = "/s", "mapper.sock"
+			o.Client, _ = cluster(t, interceptor.Funcs{})
+		}, []string{`own socket "mapper.sock"`}},
 		{"no kubeconfig there", func(o *mapper.Options) { o.Kubeconfig = "/nonexistent" }, []string{"kubeconfig: "}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -728,5 +741,25 @@ func TestOptions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestFlags(t *testing.T) {
+	var o mapper.Options
+	fs := flag.NewFlagSet("mapper", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	o.AddFlags(fs)
+	if err := fs.Parse([]string{"--gather", "250ms", "--allow", "c0:83:2a:*, STWINBX1", "--dmi-socket", "/a", "--dmi-listen", "/b"}); err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintf("%v %v %v %v", o.Gather, o.Allow, o.DMISocket, o.DMIListen)
+	if want := "250ms [c0:83:2a:* STWINBX1] /a /b"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if err := fs.Parse([]string{"--allow", "STWINBX1,toaster"}); err == nil || !strings.Contains(err.Error(), `--allow "toaster"`) {
+		t.Errorf("error %v", err)
+	}
+	if err := fs.Parse([]string{"--allow="}); err != nil || len(o.Allow) > 0 {
+		t.Errorf("%q, %v; want all", o.Allow, err)
 	}
 }

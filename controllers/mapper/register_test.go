@@ -5,11 +5,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -224,6 +227,147 @@ func TestRegister(t *testing.T) {
 		t.Fatal(err)
 	}
 	step("somebody deleted the Device", moved, "Device fluidos/"+name)
+}
+
+// What users wish of a property stays when the mapper applies, whoever wrote it
+// how; what is the mapper's does not.
+func TestWishesAreKept(t *testing.T) {
+	const name = "stwinkt1b-c0832a001122"
+	desired := func(v string) map[string]any { return map[string]any{"value": v} }
+	for _, tt := range []struct {
+		name string
+		live []any // of the properties, as users left them
+		want []any
+	}{
+		{"nothing wished", []any{
+			map[string]any{"name": "hts221-humidity"},
+		}, []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true},
+			map[string]any{"name": "hts221-temperature", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true},
+		}},
+		{"everything wished", []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(50), "reportCycle": int64(500), "desired": desired("47"),
+				"visitors": map[string]any{"protocolName": "modbus"}},
+		}, []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(50), "reportCycle": int64(500), "desired": desired("47")},
+			map[string]any{"name": "hts221-temperature", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true},
+		}},
+		{"switched off by a client that leaves out what is false", []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(1000), "reportCycle": int64(10000)},
+		}, []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(1000), "reportCycle": int64(10000)},
+			map[string]any{"name": "hts221-temperature", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true},
+		}},
+		{"in another order, and one that the board does not have", []any{
+			map[string]any{"name": "smell", "desired": desired("roses")},
+			map[string]any{"name": "hts221-temperature", "desired": desired("21"), "reportToCloud": true},
+			map[string]any{"name": "hts221-humidity", "reportCycle": int64(7)},
+		}, []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(1000), "reportCycle": int64(7)},
+			map[string]any{"name": "hts221-temperature", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true, "desired": desired("21")},
+		}},
+		{"no list at all", nil, []any{
+			map[string]any{"name": "hts221-humidity", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true},
+			map[string]any{"name": "hts221-temperature", "collectCycle": int64(1000), "reportCycle": int64(10000), "reportToCloud": true},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			live := &unstructured.Unstructured{Object: map[string]any{}}
+			live.SetGroupVersionKind(devices.GroupVersion.WithKind("Device"))
+			live.SetNamespace("fluidos")
+			live.SetName(name)
+			if tt.live != nil {
+				if err := unstructured.SetNestedSlice(live.Object, tt.live, "spec", "properties"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c, applied := cluster(t, interceptor.Funcs{}, live)
+			b := kt1b()
+			b.Announced = b.Announced[:1]
+			for range 2 { // the second time nothing is to be done
+				if _, err := mapper.Register(t.Context(), c, "fluidos", b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := all(applied); len(got) != 2 {
+				t.Errorf("applied %q", got)
+			}
+			got := &unstructured.Unstructured{}
+			got.SetGroupVersionKind(live.GroupVersionKind())
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(live), got); err != nil {
+				t.Fatal(err)
+			}
+			properties, _, err := unstructured.NestedSlice(got.Object, "spec", "properties")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range properties {
+				if protocol, _, _ := unstructured.NestedString(p.(map[string]any), "visitors", "protocolName"); protocol != "ble-bluest" {
+					t.Errorf("visitors of %v", p)
+				}
+				delete(p.(map[string]any), "visitors")
+			}
+			if diff := cmp.Diff(tt.want, properties); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What this package has no types for stays as well, and what is false.
+func TestWishesOfAnyForm(t *testing.T) {
+	theirs := map[string]any{"name": "a", "reportToCloud": false, "pushMethod": map[string]any{"mqtt": map[string]any{"topic": "t"}}, "visitors": "theirs", "more": "theirs"}
+	device := func(property map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"properties": []any{"nonsense", property}}}}
+	}
+	want := device(map[string]any{"name": "a", "reportToCloud": true, "collectCycle": int64(1000), "visitors": "ours"})
+	mapper.KeepWishes(want, device(theirs))
+	got := device(map[string]any{"name": "a", "reportToCloud": false, "collectCycle": int64(1000), "visitors": "ours", "pushMethod": map[string]any{"mqtt": map[string]any{"topic": "t"}}})
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A wish that comes between looking and applying is not lost either.
+func TestAWishIsNotOverwritten(t *testing.T) {
+	const name = "stwinkt1b-c0832a001122"
+	var racing atomic.Bool
+	var c client.Client
+	wish := func(ctx context.Context) error {
+		var d devices.Device
+		if err := c.Get(ctx, client.ObjectKey{Namespace: "fluidos", Name: name}, &d); err != nil {
+			return err
+		}
+		d.Spec.Properties[0].Desired = &devices.TwinProperty{Value: "47"}
+		return c.Update(ctx, &d)
+	}
+	c, _ = cluster(t, interceptor.Funcs{Apply: func(ctx context.Context, _ client.WithWatch, o runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
+		if racing.CompareAndSwap(true, false) {
+			return wish(ctx)
+		}
+		return nil
+	}})
+	if _, err := mapper.Register(t.Context(), c, "fluidos", kt1b()); err != nil {
+		t.Fatal(err)
+	}
+	b := kt1b()
+	b.Announced[0].Latency = "20"
+	racing.Store(true)
+	if _, err := mapper.Register(t.Context(), c, "fluidos", b); !apierrors.IsConflict(err) {
+		t.Errorf("error %v, want a conflict", err)
+	}
+	if _, err := mapper.Register(t.Context(), c, "fluidos", b); err != nil {
+		t.Fatal(err)
+	}
+	var d devices.Device
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: "fluidos", Name: name}, &d); err != nil {
+		t.Fatal(err)
+	}
+	var offered []nodecore.Characteristics
+	decodeAnnotation(t, d.Annotations[devices.AnnotationSensors], &offered)
+	if p := d.Spec.Properties[0]; p.Desired == nil || p.Desired.Value != "47" || offered[0].Latency != "20" {
+		t.Errorf("property %+v, latency %q", p, offered[0].Latency)
+	}
 }
 
 func objectMeta(name string) metav1.ObjectMeta {

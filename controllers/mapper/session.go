@@ -305,13 +305,15 @@ func (s *session) frames(uuid string, frames <-chan radio.Notification) {
 			epoch = s.epoch()
 		}
 		s.leaf.do(func(now time.Time) {
-			if before, known := s.leaf.booted[uuid]; known && first && before.restarted(booted, period) {
+			before, known := s.leaf.booted[uuid]
+			if known && first && before.restarted(booted, period) {
 				restarted = true
 			}
-			s.leaf.booted[uuid] = booted
-			if restarted {
+			if known && restarted { // the other characteristics say so later
 				s.leaf.health.Restart(now)
+				clear(s.leaf.booted)
 			}
+			s.leaf.booted[uuid] = booted
 		})
 		if restarted {
 			s.log.Warn("board counts anew", "characteristic", uuid, "ts", f.TS)

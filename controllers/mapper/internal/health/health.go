@@ -17,7 +17,6 @@ package health
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -230,8 +229,7 @@ func (b *Board) Frame(now time.Time, name string, samples []Sample) {
 	if s.good >= garbageFrames {
 		s.garbage = false
 	}
-	var stuck []string
-	var run *part
+	var run *part // that is stuck now
 	for _, m := range samples {
 		p := b.parts[m.Part]
 		if p == nil || len(m.Values) == 0 {
@@ -243,12 +241,11 @@ func (b *Board) Frame(now time.Time, name string, samples []Sample) {
 		}
 		p.frames++
 		if !p.stuck && p.frames >= stuckFrames && now.Sub(p.since) >= stuckFor {
-			p.stuck = true
-			stuck, run = append(stuck, p.Name), p
+			p.stuck, run = true, p
 		}
 	}
-	if len(stuck) > 0 {
-		b.tell(ValueStuck, "%s sent the same values in %d frames, for %s", strings.Join(stuck, ", "), run.frames, brief(now.Sub(run.since)))
+	if run != nil {
+		b.tell(ValueStuck, "the same values of %s in %d frames, for %s", strings.Join(b.stuck(), ", "), run.frames, brief(now.Sub(run.since)))
 	}
 	b.compare(samples)
 	b.settle(now)
@@ -297,8 +294,10 @@ func (b *Board) Malformed(now time.Time, name string, err error) {
 	}
 	s.bad, s.good = s.bad+1, 0
 	if !s.garbage && s.bad >= garbageFrames {
-		s.garbage = true
-		b.tell(GarbageFrames, "%d frames in a row cannot be read, the last: %v", s.bad, err)
+		already := b.any(func(s *stream) bool { return s.garbage })
+		if s.garbage = true; !already {
+			b.tell(GarbageFrames, "%d frames in a row cannot be read, the last: %v", s.bad, err)
+		}
 	}
 	b.settle(now)
 }
@@ -334,6 +333,7 @@ func (b *Board) Check(now time.Time) {
 	case b.linked:
 		var silent []string
 		var longest time.Duration
+		already := b.any(func(s *stream) bool { return s.silent })
 		for name, s := range b.streams {
 			if !s.silent && !now.Before(s.deadline()) {
 				s.silent = true
@@ -343,6 +343,8 @@ func (b *Board) Check(now time.Time) {
 		if len(silent) > 0 {
 			slices.Sort(silent)
 			b.lost, b.lostAt = false, time.Time{}
+		}
+		if len(silent) > 0 && !already {
 			b.tell(BoardSilent, "connected, but no frame of %s for %s", strings.Join(silent, ", "), brief(longest))
 		}
 	}
@@ -390,17 +392,27 @@ func (b *Board) settle(now time.Time) {
 }
 
 func (b *Board) faulty() bool {
-	for s := range maps.Values(b.streams) {
-		if s.silent || s.garbage {
+	return b.disagree || b.any(func(s *stream) bool { return s.silent || s.garbage }) || len(b.stuck()) > 0
+}
+
+func (b *Board) any(is func(*stream) bool) bool {
+	for _, s := range b.streams {
+		if is(s) {
 			return true
 		}
 	}
-	for p := range maps.Values(b.parts) {
+	return false
+}
+
+// stuck parts, by name.
+func (b *Board) stuck() (names []string) {
+	for name, p := range b.parts {
 		if p.stuck {
-			return true
+			names = append(names, name)
 		}
 	}
-	return b.disagree
+	slices.Sort(names)
+	return names
 }
 
 func (b *Board) tell(reason, format string, args ...any) {

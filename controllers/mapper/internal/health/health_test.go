@@ -170,6 +170,7 @@ func TestLives(t *testing.T) {
 		{"a board that is told to be slower", []step{well, expect(0.1), pass(49 * time.Second)}, []string{"-> online"}},
 		{"asked again and again while it is silent", []step{well, pass(6 * time.Second), expect(2), pass(4 * time.Second)}, []string{"-> online", "BoardSilent", "-> unhealthy"}},
 		{"one of two characteristics is silent", []step{link, both, frames(4, half, warm), of(inertial, 1, half), frames(20, half, warm)}, []string{"-> online", "BoardSilent", "-> unhealthy"}},
+		{"both are silent, told once", []step{link, both, of(inertial, 1, half), frames(1, half, warm), pass(time.Hour)}, []string{"-> online", "BoardSilent", "-> unhealthy"}},
 		{"the silent one is not offered any more", []step{link, both, of(inertial, 1, half), frames(20, half, warm), expect(2)}, []string{"-> online", "BoardSilent", "-> unhealthy", "BoardRecovered", "-> online"}},
 		{"a reconnection is no silence", []step{well, pass(8 * time.Second), unlink, pass(3 * time.Second), link, pass(8 * time.Second), frames(1, half, warm)}, []string{"-> online"}},
 		{"silent over a reconnection", []step{well, pass(11 * time.Second), unlink, pass(time.Second), link, pass(11 * time.Second), frames(1, half, warm)}, []string{"-> online", "BoardSilent", "-> unhealthy", "BoardRecovered", "-> online"}},
@@ -274,7 +275,7 @@ func TestMessages(t *testing.T) {
 	want := []string{
 		"ReadingsDisagree false: hts221 measures 23.4 degC and stts751 31.0, more than 3.0 apart, in 5 frames in a row",
 		"BoardRecovered true: online again after 2.5s unhealthy",
-		"ValueStuck false: hts221 sent the same values in 21 frames, for 10s",
+		"ValueStuck false: the same values of hts221 in 21 frames, for 10s",
 		"BoardRecovered true: online again after 500ms unhealthy",
 		"BoardSilent false: connected, but no frame of 001d0000 for 12s",
 		"GarbageFrames false: 5 frames in a row cannot be read, the last: frame of 3 bytes, want 12",
