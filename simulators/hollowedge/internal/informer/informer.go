@@ -52,10 +52,12 @@ func Follow(ctx context.Context, g *errgroup.Group, c client.WithWatch, log *slo
 		informer.RunWithContext(ctx)
 		return nil
 	})
-	if !cache.WaitForCacheSync(ctx.Done(), reg.HasSynced) {
+	select {
+	case <-reg.HasSyncedChecker().Done():
+		return nil
+	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return nil
 }
 
 // listThenWatch keeps the reflector from streaming lists, which not every
