@@ -46,8 +46,9 @@ func TestJudge(t *testing.T) {
 		name    string
 		status  *devices.DeviceStatus
 		sharers []*devices.Device
+		since   map[string]metav1.Time
 		fault   string
-		older   string
+		first   string
 	}{
 		{name: "the edge has said nothing"},
 		{name: "no state yet", status: status(mine, "")},
@@ -63,25 +64,30 @@ func TestJudge(t *testing.T) {
 		{name: "of an earlier Device of the name", status: status(&devices.Device{ObjectMeta: metav1.ObjectMeta{UID: "other"}}, "offline")},
 		{name: "alone with its id", sharers: []*devices.Device{mine}},
 		{name: "a younger one", sharers: []*devices.Device{mine, aged("a", 11)}},
-		{name: "an older one", sharers: []*devices.Device{mine, aged("c", 9)}, fault: "its board has the id of Device c", older: "c"},
-		{name: "of the same second, earlier by name", sharers: []*devices.Device{aged("a", 10), mine}, fault: "its board has the id of Device a", older: "a"},
+		{name: "an older one", sharers: []*devices.Device{mine, aged("c", 9)}, fault: "its board has the id of Device c", first: "c"},
+		{name: "of the same second, earlier by name", sharers: []*devices.Device{aged("a", 10), mine}, fault: "its board has the id of Device a", first: "a"},
 		{name: "of the same second, later by name", sharers: []*devices.Device{aged("c", 10), mine}},
-		{name: "the oldest of three", sharers: []*devices.Device{aged("c", 9), aged("d", 1), mine, aged("e", 2)}, fault: "its board has the id of Device d", older: "d"},
+		{name: "the oldest of three", sharers: []*devices.Device{aged("c", 9), aged("d", 1), mine, aged("e", 2)}, fault: "its board has the id of Device d", first: "d"},
+		{name: "an older one, which does not offer yet", sharers: []*devices.Device{mine, aged("c", 9)}, since: map[string]metav1.Time{"b1": {}}},
+		{name: "a younger one, which offered first", sharers: []*devices.Device{mine, aged("a", 11)},
+			since: map[string]metav1.Time{"b1": metav1.Unix(30, 0), "a": metav1.Unix(20, 0)}, fault: "its board has the id of Device a", first: "a"},
+		{name: "an older one, which offered later", sharers: []*devices.Device{mine, aged("c", 9)},
+			since: map[string]metav1.Time{"b1": metav1.Unix(20, 0), "c": metav1.Unix(30, 0)}},
 		{name: "an older one that is being deleted", sharers: []*devices.Device{mine, leaving}},
-		{name: "both", status: status(mine, "offline"), sharers: []*devices.Device{aged("c", 9)}, fault: "its board has the id of Device c", older: "c"},
+		{name: "both", status: status(mine, "offline"), sharers: []*devices.Device{aged("c", 9)}, fault: "its board has the id of Device c", first: "c"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var sharers []devices.Device
 			for _, d := range c.sharers {
 				sharers = append(sharers, *d)
 			}
-			fault, older := erm.Judge(mine, c.status, sharers)
+			fault, first := erm.Judge(mine, c.status, sharers, c.since)
 			same(t, "fault", c.fault, fault)
 			name := ""
-			if older != nil {
-				name = older.Name
+			if first != nil {
+				name = first.Name
 			}
-			same(t, "older", c.older, name)
+			same(t, "first", c.first, name)
 		})
 	}
 }
@@ -188,7 +194,7 @@ func TestDuplicateBoardID(t *testing.T) {
 	c := newCluster(t, erm.Options{}, identity(), node("edge-1", corev1.ConditionTrue), aged("b1", 10), second)
 	first, hts, lps := offerHTS, "b2-"+boardID+"-hts221", "b2-"+boardID+"-lps22hh"
 	const dup = "false its board has the id of Device b1"
-	event := "Warning b2 DuplicateBoardID: board id " + boardID + " is that of Device b1 too, which is older: the sensors of this Device are not available"
+	event := "Warning b2 DuplicateBoardID: board id " + boardID + " is that of Device b1 too, which had it first: the sensors of this Device are not available"
 	c.reconcile("b1", "b2")
 	same(t, "available", map[string]string{first: "true ", hts: dup, lps: dup}, c.available())
 	same(t, "events", []string{event}, c.events())
@@ -218,15 +224,16 @@ func TestDuplicateBoardID(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.reconcile("b1", "b2")
-	same(t, "the older one is gone", map[string]string{hts: "true ", lps: "true "}, c.available())
+	same(t, "the first one is gone", map[string]string{hts: "true ", lps: "true "}, c.available())
 	old := aged("b1", 5)
 	old.UID = "another"
 	if err := c.Create(t.Context(), old); err != nil {
 		t.Fatal(err)
 	}
 	c.reconcile("b1", "b2")
-	same(t, "an older one is back", map[string]string{first: "true ", hts: dup, lps: dup}, c.available())
-	same(t, "events, told a third time", []string{event, event, event}, c.events())
+	late := "Warning b1 DuplicateBoardID: board id " + boardID + " is that of Device b2 too, which had it first: the sensors of this Device are not available"
+	same(t, "it is back, and now the later one", map[string]string{first: "false its board has the id of Device b2", hts: "true ", lps: "true "}, c.available())
+	same(t, "events, of the other", []string{late, event, event}, c.events())
 }
 
 func except(writes []string, prefix string) (out []string) {

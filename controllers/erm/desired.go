@@ -23,19 +23,23 @@ import (
 	"github.com/fluidos-edge/testbed/controllers/sensor"
 )
 
-// judge says what speaks against a board, "" if nothing does: an older Device, which
-// it then returns, has the same id, or the edge says so in the DeviceStatus. sharers
-// are Devices with the same id, itself among them or not; status is nil if there is
-// none. It is a pure function.
-func judge(device *devices.Device, status *devices.DeviceStatus, sharers []devices.Device) (fault string, older *devices.Device) {
+// hasIDOf begins why a board is not available whose id another one had first.
+const hasIDOf = "its board has the id of Device "
+
+// judge says what speaks against a board, "" if nothing does: another Device, which
+// it then returns, had the same id first, or the edge says so in the DeviceStatus.
+// sharers are Devices with the same id, itself among them or not; since says from when
+// on they offer under it, those that do; status is nil if there is none. It is a pure
+// function.
+func judge(device *devices.Device, status *devices.DeviceStatus, sharers []devices.Device, since map[string]metav1.Time) (fault string, first *devices.Device) {
 	for i := range sharers {
 		// One that is being deleted has nothing on offer any more.
-		if d := &sharers[i]; d.DeletionTimestamp == nil && olderThan(d, device) && (older == nil || olderThan(d, older)) {
-			older = d
+		if d := &sharers[i]; d.DeletionTimestamp == nil && before(d, device, since) && (first == nil || before(d, first, since)) {
+			first = d
 		}
 	}
-	if older != nil {
-		return "its board has the id of Device " + older.Name, older
+	if first != nil {
+		return hasIDOf + first.Name, first
 	}
 	if word := ailing(device.UID, status); word != "" {
 		return "its board is " + word, nil
@@ -43,12 +47,36 @@ func judge(device *devices.Device, status *devices.DeviceStatus, sharers []devic
 	return "", nil
 }
 
-// olderThan orders Devices by age, and by name those of one second.
-func olderThan(a, b *devices.Device) bool {
+// before orders Devices by who had their id first: those that offer under it by when
+// they began to, then others; by age where that does not tell, and by name those of one second.
+func before(a, b *devices.Device, since map[string]metav1.Time) bool {
+	s, offersA := since[a.Name]
+	t, offersB := since[b.Name]
+	if offersA != offersB {
+		return offersA
+	}
+	if offersA && !s.Equal(&t) {
+		return s.Before(&t)
+	}
 	if s, t := a.CreationTimestamp, b.CreationTimestamp; !s.Equal(&t) {
 		return s.Before(&t)
 	}
 	return a.Name < b.Name
+}
+
+// offersSince says since when a Device offers sensors under its board's id, among its Flavors; false
+// if it does not. What is not available because another one had the id first does not count.
+func offersSince(device *devices.Device, flavors []nodecore.Flavor) (since metav1.Time, ok bool) {
+	prefix := device.Name + "-" + boardID(device) + "-"
+	for _, f := range flavors {
+		if !strings.HasPrefix(f.Name, prefix) || strings.HasPrefix(f.Annotations[sensor.AnnotationUnavailable], hasIDOf) {
+			continue
+		}
+		if t := f.CreationTimestamp; !ok || t.Before(&since) {
+			since, ok = t, true
+		}
+	}
+	return since, ok
 }
 
 // stateDisconnected is a state that mappers of KubeEdge know besides those of EdgeCore.

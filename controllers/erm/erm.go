@@ -14,8 +14,8 @@
 //
 // A Flavor is available while the node of its Device is Ready and nothing speaks
 // against its board. Two things do: the DeviceStatus says that it is offline,
-// unhealthy or disconnected; or an older Device has the same board id, of which the
-// younger gets an Event. The Flavor's annotation sensors.fluidos.eu/unavailable
+// unhealthy or disconnected; or another Device had the same board id first, of which
+// the later one gets an Event. The Flavor's annotation sensors.fluidos.eu/unavailable
 // names the one of them that holds. Where DeviceStatus is not defined, as in KubeEdge
 // up to v1.22, ERM does without until it is.
 //

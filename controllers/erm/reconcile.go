@@ -45,7 +45,7 @@ const lookAgain = 5 * time.Second
 const (
 	reasonBadSensor    = "BadSensor"    // it, or all sensors of the board, are not on offer
 	reasonUnknownField = "UnknownField" // kept as it is
-	// reasonDuplicate: an older Device has the same board id.
+	// reasonDuplicate: another Device had the same board id first.
 	reasonDuplicate = "DuplicateBoardID"
 )
 
@@ -161,10 +161,10 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	identity, unknown := r.identity(ctx)
 	var wanted []nodecore.Flavor
 	var problems []sensor.Problem
-	var older *devices.Device
+	var first *devices.Device // that has the board's id too
 	if !gone {
 		var fault string
-		if fault, older, err = r.judge(ctx, device); err != nil {
+		if fault, first, err = r.judge(ctx, device); err != nil {
 			return ctrl.Result{}, err
 		}
 		wanted, problems = desired(device, nodes.Items, fault, identity, r.opts)
@@ -198,8 +198,8 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		r.forget(req.NamespacedName)
 	} else {
 		told := notes(problems)
-		if older != nil && device.DeletionTimestamp == nil {
-			told = append(told, duplicate(device, older))
+		if first != nil && device.DeletionTimestamp == nil {
+			told = append(told, duplicate(device, first))
 		}
 		errs = append(errs, r.tell(ctx, device, told))
 	}
@@ -207,11 +207,25 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 // judge a board by all that is in the cache about it.
-func (r *reconciler) judge(ctx context.Context, device *devices.Device) (fault string, older *devices.Device, err error) {
+func (r *reconciler) judge(ctx context.Context, device *devices.Device) (fault string, first *devices.Device, err error) {
 	var sharers devices.DeviceList
+	since := map[string]metav1.Time{}
 	if id := boardID(device); id != "" {
 		if err := r.client.List(ctx, &sharers, client.InNamespace(device.Namespace), client.MatchingFields{byBoard: id}); err != nil {
 			return "", nil, fmt.Errorf("list devices of board %s: %w", id, err)
+		}
+	}
+	for i := range sharers.Items {
+		d := &sharers.Items[i]
+		if len(sharers.Items) == 1 {
+			break // as a rule
+		}
+		var flavors nodecore.FlavorList
+		if err := r.client.List(ctx, &flavors, client.InNamespace(d.Namespace), client.MatchingFields{byDevice: d.Name}); err != nil {
+			return "", nil, fmt.Errorf("list flavors of %s: %w", d.Name, err)
+		}
+		if t, ok := offersSince(d, flavors.Items); ok {
+			since[d.Name] = t
 		}
 	}
 	var status *devices.DeviceStatus
@@ -225,8 +239,8 @@ func (r *reconciler) judge(ctx context.Context, device *devices.Device) (fault s
 			return "", nil, fmt.Errorf("get devicestatus: %w", err)
 		}
 	}
-	fault, older = judge(device, status, sharers.Items)
-	return fault, older, nil
+	fault, first = judge(device, status, sharers.Items, since)
+	return fault, first, nil
 }
 
 // settle tells failures from a cache that is behind: what was written or removed
@@ -282,7 +296,7 @@ func (r *reconciler) offer(ctx context.Context, want, found *nodecore.Flavor) er
 		case err != nil:
 			return fmt.Errorf("get flavor %s: %w", want.Name, err)
 		}
-		if o := metav1.GetControllerOf(found); o != nil {
+		if o := metav1.GetControllerOf(found); o != nil && o.UID != want.OwnerReferences[0].UID { // else it has just come into the cache
 			return fmt.Errorf("%w %s %s", errTaken, o.Kind, o.Name)
 		}
 	}
@@ -316,9 +330,9 @@ type note struct {
 	version         string // of what it is about besides the Device
 }
 
-func duplicate(device, older *devices.Device) note {
-	return note{reasonDuplicate, fmt.Sprintf("board id %s is that of Device %s too, which is older: the sensors of this Device are not available",
-		boardID(device), older.Name), older.ResourceVersion}
+func duplicate(device, first *devices.Device) note {
+	return note{reasonDuplicate, fmt.Sprintf("board id %s is that of Device %s too, which had it first: the sensors of this Device are not available",
+		boardID(device), first.Name), first.ResourceVersion}
 }
 
 // notes turn problems into few Events: one for each bad sensor, up to a number, and one for
