@@ -333,27 +333,34 @@ func (b *leaf) refuse(desired, why string) {
 // whole number of periods, on the host's monotonic clock.
 type boot struct {
 	at    time.Duration // within a period
-	exact bool          // the time of emission was known
+	seen  time.Duration // when the frame was sent, or received
+	up    time.Duration // what the stamp says
+	exact bool          // it was sent then
 }
 
 // restarted reports whether a board counts anew, judged by the first frame of a
 // connection: within one, bluest.Timeline does. Clocks drift apart while it is
-// away, and without a time of emission a frame may be late.
+// away, and without a time of emission a frame may be late. A board that says that
+// it has been up for no longer than it was away has probably restarted.
 func (b boot) restarted(now boot, period time.Duration) bool {
 	slack := time.Second
 	if !b.exact || !now.exact {
 		slack = 5 * time.Second
+	}
+	if now.up <= now.seen-b.seen {
+		slack /= 20
 	}
 	d := (now.at - b.at + period) % period
 	return min(d, period-d) > slack
 }
 
 func bootAt(n radio.Notification, ts uint16, unit, period time.Duration) boot {
-	at := n.Received
-	if n.Emitted > 0 {
-		at = n.Emitted
+	b := boot{seen: time.Duration(n.Received), up: time.Duration(ts) * unit}
+	if b.exact = n.Emitted > 0; b.exact {
+		b.seen = time.Duration(n.Emitted)
 	}
-	return boot{((time.Duration(at)-time.Duration(ts)*unit)%period + period) % period, n.Emitted > 0}
+	b.at = ((b.seen-b.up)%period + period) % period
+	return b
 }
 
 func notify(c chan struct{}) {

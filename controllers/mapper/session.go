@@ -46,11 +46,11 @@ type session struct {
 	// announces says that the board answered what it has.
 	announces atomic.Bool
 	tuned     atomic.Uint64 // sampling rate that was set, bits of a float64
-	streams   map[string]*following
+	streams   map[string]*subscription
 }
 
-// following is the subscription of one characteristic.
-type following struct {
+// subscription of one characteristic.
+type subscription struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when its last frame was taken in
 }
@@ -61,7 +61,7 @@ func (s *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.lines, s.changed, s.latest = make(chan string, 64), make(chan struct{}, 1), make(chan declaration, 1)
-	s.streams = map[string]*following{}
+	s.streams = map[string]*subscription{}
 	if err := s.discover(ctx); err != nil {
 		return err
 	}
@@ -261,19 +261,23 @@ func (s *session) follow(ctx context.Context, g *errgroup.Group) error {
 		if s.streams[uuid] != nil {
 			continue
 		}
-		ctx, stop := context.WithCancel(ctx)
-		frames, err := s.peer.Subscribe(ctx, uuid)
+		following, stop := context.WithCancel(ctx)
+		frames, err := s.peer.Subscribe(following, uuid)
 		if err != nil {
 			stop()
+			if uuid == s.board.battery && s.peer.Err() == nil && ctx.Err() == nil {
+				s.log.Warn("the battery is not followed", "err", err)
+				continue
+			}
 			return fmt.Errorf("subscribe to %s: %w", uuid, err)
 		}
-		f := &following{stop, make(chan struct{})}
+		f := &subscription{stop, make(chan struct{})}
 		s.streams[uuid] = f
 		g.Go(func() error {
 			defer stop()
 			s.frames(uuid, frames)
 			close(f.done)
-			if ctx.Err() != nil {
+			if following.Err() != nil {
 				return nil // nobody wants it any more
 			}
 			return s.ended()

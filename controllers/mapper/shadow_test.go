@@ -229,6 +229,7 @@ func TestWhetherABoardHasRestarted(t *testing.T) {
 		{"counts on, a bit slow", [2]uint16{1000, 1520}, [2]time.Duration{time.Hour, time.Hour + 5*time.Second}, [2]time.Duration{}, false},
 		{"starts anew", [2]uint16{1000, 20}, [2]time.Duration{time.Hour, time.Hour + 5*time.Second}, [2]time.Duration{}, true},
 		{"starts anew shortly before a wrap would be", [2]uint16{64000, 20}, [2]time.Duration{time.Hour, time.Hour + 5*time.Second}, [2]time.Duration{}, true},
+		{"starts anew when it would have wrapped, nearly", [2]uint16{65436, 90}, [2]time.Duration{time.Hour, time.Hour + 2*time.Second}, [2]time.Duration{}, true},
 		{"counts on, late by seconds", [2]uint16{1000, 1500}, [2]time.Duration{}, [2]time.Duration{time.Hour, time.Hour + 9*time.Second}, false},
 		{"starts anew, when was it sent?", [2]uint16{3000, 20}, [2]time.Duration{}, [2]time.Duration{time.Hour, time.Hour + 5*time.Second}, true},
 	} {
