@@ -324,6 +324,7 @@ func (d *bluezDevice) Discover() ([]characteristic, error) {
 type bluezCharacteristic struct {
 	b         *bluez
 	handle    *bluetooth.DeviceCharacteristic
+	notifying *bluetooth.DeviceCharacteristic // a copy of handle, of the last Notify
 	path      dbus.ObjectPath
 	command   bool // it takes writes without a response only
 	described radio.Characteristic
@@ -352,16 +353,21 @@ func (c *bluezCharacteristic) Notify(f func([]byte)) error {
 	c.b.mu.Lock()
 	c.b.values[c.path] = f // before the board is asked
 	c.b.mu.Unlock()
-	err := c.handle.EnableNotifications(func([]byte) {})
+	handle := *c.handle
+	c.notifying = &handle
+	err := handle.EnableNotifications(func([]byte) {})
 	if err != nil {
 		_, _ = guard(plain(c.Silence)) // tinygo goes on listening without a reader
 	}
 	return err
 }
 
+// Silence works on a copy of the handle: tinygo's reader may still have to look
+// at the one that it was started with.
 func (c *bluezCharacteristic) Silence() error {
 	c.b.mu.Lock()
 	delete(c.b.values, c.path)
 	c.b.mu.Unlock()
-	return c.handle.EnableNotifications(nil)
+	handle := *c.notifying
+	return handle.EnableNotifications(nil)
 }

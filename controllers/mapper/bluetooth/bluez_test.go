@@ -283,7 +283,12 @@ func (c *client) call(path dbus.ObjectPath, of, method string, args []any) ([]an
 	case "WriteValue":
 		d.calls[len(d.calls)-1] += " " + string(args[0].([]byte)) + " " + args[1].(map[string]dbus.Variant)["type"].Value().(string)
 		return nil, nil
-	case "StartNotify", "StopNotify":
+	case "StartNotify":
+		if !slices.Contains(d.objects[path][of]["Flags"].([]string), "notify") {
+			return nil, errors.New("org.bluez.Error.NotSupported")
+		}
+		return nil, nil
+	case "StopNotify":
 		return nil, nil
 	}
 	return nil, errors.New("org.freedesktop.DBus.Error.UnknownMethod")
@@ -441,6 +446,9 @@ func TestBlueZ(t *testing.T) {
 	frames, err := p.Subscribe(ctx, environmental)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := p.Subscribe(ctx, "00000002-000f-11e1-ac36-0002a5d5c51b"); err == nil || !strings.Contains(err.Error(), "NotSupported") {
+		t.Errorf("subscribe to what does not notify: %v", err)
 	}
 	// a burst, as a board answers on its console
 	const burst = 250
