@@ -16,6 +16,7 @@ import (
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/health"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 	"github.com/fluidos-edge/testbed/controllers/sensor"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 )
@@ -108,17 +109,11 @@ type feed struct {
 	property string
 }
 
-// value is one field of a line.
-type value struct {
-	field string
-	value float64
-}
-
 // values of the part in a frame.
-func (p part) values(f bluest.Frame) (values []value) {
+func (p part) values(f bluest.Frame) (values []publish.Value) {
 	for _, feed := range p.feeds {
 		if v, ok := f.Value(feed.Quantity); ok {
-			values = append(values, value{feed.Field, v})
+			values = append(values, publish.Value{Field: feed.Field, Value: v})
 		}
 	}
 	return values

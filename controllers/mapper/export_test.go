@@ -8,20 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
 
 // What the tests, which are outside the package, see of its inside.
-
-type (
-	Broker  = broker
-	Sample  = sample
-	Metrics = metrics
-)
 
 var (
 	ParseUID     = parseUID
@@ -63,83 +56,8 @@ func Register(ctx context.Context, c client.Client, namespace string, b Board) (
 	return registrar{client: c, namespace: namespace, log: slog.New(slog.DiscardHandler)}.register(ctx, b.declare())
 }
 
-// NewSample of a temperature.
-func NewSample(uid string, epoch, at int64, celsius float64) Sample {
-	return sample{
-		part:   part{name: "hts221", uid: uid, category: "environmental", topic: "sensor/" + uid},
-		device: "stwinkt1b-c0832a001122", node: "edge-1",
-		values:  []value{{"temperature_celsius", celsius}},
-		latency: 12*time.Millisecond + 345678*time.Nanosecond, epoch: epoch, at: at,
-	}
-}
-
-// NewSampleWithoutLatency has two fields and another category.
-func NewSampleWithoutLatency(uid, category string) Sample {
-	s := NewSample(uid, 7, 0, 0)
-	s.category, s.latency = category, -1
-	s.values = []value{{"humidity_percent", 47}, {"temperature_celsius", 23.4}}
-	return s
-}
-
-// Short is the sample with less to write.
-func (s sample) Short() Sample {
-	s.device, s.values = "d", s.values[:1]
-	return s
-}
-
 // KeepWishes of users in a Device.
 var KeepWishes = keepWishes
-
-// Line of the sample.
-func (s sample) Line(seq, at int64) ([]byte, error) { return s.encode(seq, at) }
-
-// Publisher for a test.
-type Publisher struct {
-	p       *publisher
-	Metrics prometheus.Gatherer
-}
-
-// NewPublisher to b, with a journal at path.
-func NewPublisher(b Broker, path string, queue int) (*Publisher, error) {
-	j, err := openJournal(path)
-	if err != nil {
-		return nil, err
-	}
-	reg := prometheus.NewRegistry()
-	m := newMetrics()
-	if _, err := m.register(reg); err != nil {
-		return nil, err
-	}
-	return &Publisher{Metrics: reg, p: &publisher{
-		broker: b, journal: j, metrics: m, log: slog.New(slog.DiscardHandler),
-		namespace: "fluidos", queue: queue, streams: map[string]*stream{},
-	}}, nil
-}
-
-func (p *Publisher) Run(ctx context.Context) error { return p.p.run(ctx) }
-func (p *Publisher) Push(s Sample)                 { p.p.push(s) }
-func (p *Publisher) Close() error                  { return p.p.journal.close() }
-
-// NewBroker is the real client and its Run.
-func NewBroker(url string, state func(error)) (Broker, func(context.Context)) {
-	b := newMQTTBroker(url, "mapper-test", 5*time.Millisecond, slog.New(slog.DiscardHandler), state)
-	return b, b.run
-}
-
-// NewGatherer is a Publisher that gathers.
-func NewGatherer(b Broker, path string, queue int, gather time.Duration) (*Publisher, error) {
-	p, err := NewPublisher(b, path, queue)
-	if err == nil {
-		p.p.gather = gather
-	}
-	return p, err
-}
-
-// Limits of a message.
-const (
-	MaxLines   = maxLines
-	MaxMessage = maxMessage
-)
 
 // Allows is what an allow list says of a board, and whether it is one.
 func Allows(list []string, model string, mac radio.Address) (bool, error) {
@@ -185,11 +103,11 @@ type Mapper struct{ m *mapper }
 
 // NewMapper with a broker and an edge runtime that are a test's. monotonic is the
 // clock of its radio.
-func NewMapper(o Options, b Broker, r Reporter, monotonic func() int64, ready func(error)) (*Mapper, error) {
+func NewMapper(o Options, b publish.Broker, r Reporter, monotonic func() int64, ready func(error)) (*Mapper, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	j, err := openJournal(o.Journal)
+	j, err := publish.OpenJournal(o.Journal)
 	if err != nil {
 		return nil, err
 	}

@@ -49,8 +49,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/backoff"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/events"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
@@ -59,8 +61,12 @@ import (
 //
 // +kubebuilder:rbac:groups=devices.kubeedge.io,resources=devices;devicemodels,namespace=fluidos,verbs=get;create;patch
 
-// maxBoards bounds the boards that a mapper serves at one time.
-const maxBoards = 256
+const (
+	// maxBoards bounds the boards that a mapper serves at one time.
+	maxBoards = 256
+	// maxPause is the longest between two tries to reach the radio.
+	maxPause = 10 * time.Second
+)
 
 // Options of a mapper.
 type Options struct {
@@ -156,8 +162,8 @@ func (o *Options) complete() error {
 	if o.Queue < 1 {
 		errs = append(errs, fmt.Errorf("--queue %d: want at least 1", o.Queue))
 	}
-	if o.Gather < 0 || o.Gather > maxGather {
-		errs = append(errs, fmt.Errorf("--gather %v: want 0 to %v", o.Gather, maxGather))
+	if o.Gather < 0 || o.Gather > publish.MaxGather {
+		errs = append(errs, fmt.Errorf("--gather %v: want 0 to %v", o.Gather, publish.MaxGather))
 	}
 	if (o.DMISocket == "") != (o.DMIListen == "") {
 		errs = append(errs, fmt.Errorf("--dmi-socket %q and --dmi-listen %q: want both or neither", o.DMISocket, o.DMIListen))
@@ -183,11 +189,11 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 			return err
 		}
 	}
-	j, err := openJournal(o.Journal)
+	j, err := publish.OpenJournal(o.Journal)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, j.close()) }()
+	defer func() { err = errors.Join(err, j.Close()) }()
 	counts := newMetrics()
 	unregister, err := counts.register(prometheus.WrapRegistererWith(prometheus.Labels{"node": o.Node}, o.Registerer))
 	if err != nil {
@@ -196,7 +202,7 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 	defer unregister()
 
 	health := &readiness{report: ready, radio: errors.New("radio: not connected yet"), broker: errors.New("broker: not connected yet")}
-	b := newMQTTBroker(o.MQTT, "mapper-"+o.Node, o.Pause, log, health.setBroker)
+	b := publish.NewMQTT(o.MQTT, "mapper-"+o.Node, o.Pause, log, health.setBroker)
 	m := newMapper(o, log, counts, b, j, health.setRadio)
 
 	// The broker stays connected until the last line that was handed over is
@@ -206,7 +212,7 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 	brokerDone := make(chan struct{})
 	go func() {
 		defer close(brokerDone)
-		b.run(brokerCtx)
+		b.Run(brokerCtx)
 	}()
 	err = m.serveAll(ctx)
 	stopBroker()
@@ -240,7 +246,7 @@ type mapper struct {
 	Options
 	log       *slog.Logger
 	metrics   *metrics
-	publisher *publisher
+	publisher *publish.Publisher
 	leaves    *leaves
 	events    *events.Recorder
 	agent     *dmi.Agent // nil without DMI
@@ -251,13 +257,13 @@ type mapper struct {
 	lastEpoch int64
 }
 
-func newMapper(o Options, log *slog.Logger, counts *metrics, b broker, j *journal, state func(error)) *mapper {
+func newMapper(o Options, log *slog.Logger, counts *metrics, b publish.Broker, j *publish.Journal, state func(error)) *mapper {
 	m := &mapper{
 		Options: o, log: log, metrics: counts, state: state, monotonic: radio.Now,
-		publisher: &publisher{
-			broker: b, journal: j, metrics: counts, log: log,
-			namespace: o.Namespace, queue: o.Queue, gather: o.Gather, streams: map[string]*stream{},
-		},
+		publisher: publish.New(publish.Options{
+			Broker: b, Journal: j, Log: log, Namespace: o.Namespace, Queue: o.Queue, Gather: o.Gather,
+			Published: func(n int) { counts.published.Add(float64(n)) }, Dropped: counts.drop,
+		}),
 		events: events.New(events.Options{
 			Client: o.Client, Namespace: o.Namespace, Node: o.Node, Log: log, Pause: o.Pause,
 			Written: func(reason string) { counts.events.WithLabelValues(reason).Inc() },
@@ -300,7 +306,7 @@ func (m *mapper) serveAll(ctx context.Context) error {
 	publishCtx, stopPublisher := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPublisher()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.publisher.run(publishCtx) })
+	g.Go(func() error { return m.publisher.Run(publishCtx) })
 	g.Go(func() error {
 		defer stopPublisher()
 		m.run(gctx)
@@ -330,10 +336,10 @@ func (m *mapper) epoch() int64 {
 
 // run serves the radio, again and again, until ctx ends.
 func (m *mapper) run(ctx context.Context) {
-	pause := backoff{first: m.Pause, max: maxPause}
+	pause := backoff.Backoff{First: m.Pause, Max: maxPause}
 	for ctx.Err() == nil {
 		err := m.serve(ctx, func() {
-			pause.reset()
+			pause.Reset()
 			m.log.Info("radio connected", "socket", m.Radio)
 			m.state(nil)
 		})
@@ -342,7 +348,7 @@ func (m *mapper) run(ctx context.Context) {
 		if ctx.Err() == nil {
 			m.log.Warn("radio not connected", "err", err)
 		}
-		pause.wait(ctx)
+		pause.Wait(ctx)
 	}
 }
 
@@ -463,13 +469,13 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 			}
 			f := failed[e.board]
 			if f == nil {
-				f = &failure{backoff: backoff{first: m.Pause, max: maxRetry}}
+				f = &failure{Backoff: backoff.Backoff{First: m.Pause, Max: maxRetry}}
 				failed[e.board] = f
 			}
 			if errors.Is(e.err, errServed) || errors.Is(e.err, radio.ErrBusy) {
-				f.reset()
+				f.Reset()
 			}
-			pause := f.pause()
+			pause := f.Pause()
 			f.until, f.heard = time.Now().Add(pause), heard
 			if heard != nil {
 				again.Reset(time.Until(soonest(failed)))
@@ -492,7 +498,7 @@ func soonest(failed map[radio.Address]*failure) (at time.Time) {
 
 // failure of a board, when to try it again, and what it said of itself since.
 type failure struct {
-	backoff
+	backoff.Backoff
 	until time.Time
 	heard *bluest.Advertisement
 }

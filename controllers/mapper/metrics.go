@@ -4,13 +4,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-// Reasons why a sample was dropped before it was numbered.
-const (
-	reasonOverflow  = "overflow"  // the sensor's queue was full; the oldest went
-	reasonMalformed = "malformed" // a frame that is none, or a reading that cannot be
-	reasonStopped   = "stopped"   // the mapper stopped, or has more sensors than it serves
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 )
 
 // metrics of one mapper.
@@ -44,10 +39,15 @@ func newMetrics() *metrics {
 			Name: "mapper_dmi_registered", Help: "Whether the mapper is registered with the node's edge runtime: 1, else 0.",
 		}),
 	}
-	for _, r := range []string{reasonOverflow, reasonMalformed, reasonStopped} {
+	for _, r := range []string{publish.Overflow, publish.Malformed, publish.Stopped} {
 		m.dropped.WithLabelValues(r)
 	}
 	return m
+}
+
+// drop counts samples that were dropped.
+func (m *metrics) drop(reason string, samples int) {
+	m.dropped.WithLabelValues(reason).Add(float64(samples))
 }
 
 // register at r until the function that it returns is called.

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/backoff"
 )
 
 const (
@@ -67,7 +68,7 @@ type registrar struct {
 // has something else, until ctx ends. Failures are logged and tried again; the
 // board's data does not wait for them.
 func (r registrar) run(ctx context.Context, declarations <-chan declaration) {
-	retry := backoff{first: r.pause, max: maxRetry}
+	retry := backoff.Backoff{First: r.pause, Max: maxRetry}
 	var want declaration
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -84,14 +85,14 @@ func (r registrar) run(ctx context.Context, declarations <-chan declaration) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			pause := retry.pause()
+			pause := retry.Pause()
 			r.log.Warn("registration will be tried again", "err", err, "in", pause)
 			next.Reset(pause)
 			continue
 		case changed:
 			r.log.Info("registered", "device", want.device(), "sensors", len(want.parts))
 		}
-		retry.reset()
+		retry.Reset()
 		next.Reset(resync)
 	}
 }

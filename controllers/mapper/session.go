@@ -9,7 +9,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/backoff"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/health"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
@@ -31,7 +33,7 @@ type session struct {
 	board     identity
 	unit      time.Duration // of time stamps
 	epoch     func() int64  // a new one, later than any before
-	publisher *publisher
+	publisher *publish.Publisher
 	registrar registrar
 	metrics   *metrics
 	now       func() time.Time
@@ -150,8 +152,8 @@ func (s *session) announce(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	g.Go(func() error { return s.tune(ctx) })
-	retry := backoff{first: s.registrar.pause, max: maxRetry}
-	settle := backoff{first: s.registrar.pause, max: s.registrar.pause} // however often it says so
+	retry := backoff.Backoff{First: s.registrar.pause, Max: maxRetry}
+	settle := backoff.Backoff{First: s.registrar.pause, Max: s.registrar.pause} // however often it says so
 	for {
 		again := time.NewTimer(askAgain)
 		if announced {
@@ -173,14 +175,14 @@ func (s *session) announce(ctx context.Context, g *errgroup.Group) error {
 				return ctx.Err()
 			}
 			s.log.Warn("what the board offered before still stands", "err", err)
-			retry.wait(ctx)
+			retry.Wait(ctx)
 		}
-		retry.reset()
+		retry.Reset()
 		if err := s.follow(ctx, g); err != nil {
 			return err
 		}
 		notify(s.leaf.wished) // what is desired may be what it no longer has
-		settle.wait(ctx)
+		settle.Wait(ctx)
 	}
 }
 
@@ -294,7 +296,7 @@ func (s *session) frames(uuid string, frames <-chan radio.Notification) {
 	for n := range frames {
 		f, err := bluest.Decode(uuid, n.Value)
 		if err != nil {
-			s.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
+			s.metrics.drop(publish.Malformed, 1)
 			if !bad { // once in a row: a board may send nothing else
 				s.log.Warn("frames dropped", "err", err)
 			}
@@ -372,9 +374,9 @@ func (s *session) frame(uuid string, f bluest.Frame, n radio.Notification, epoch
 		if len(values) == 0 {
 			continue
 		}
-		s.publisher.push(sample{
-			part: p, device: d.device(), node: d.node,
-			values: values, latency: latency, epoch: epoch, at: at,
+		s.publisher.Push(publish.Sample{
+			Category: p.category, Device: d.device(), Node: d.node, Part: p.name, UID: p.uid, Topic: p.topic,
+			Values: values, Latency: latency, Epoch: epoch, At: at,
 		})
 		measured = append(measured, p.measured(f))
 	}

@@ -1,4 +1,18 @@
-package mapper
+// Package publish hands the samples of sensors to an MQTT broker as lines of line
+// protocol, and keeps a journal of what the broker acknowledged.
+//
+// What holds:
+//   - A sample is (uid, epoch, seq), seq from 1 without gaps within an epoch over
+//     what was handed over. A sample that is dropped before takes no number.
+//   - Samples of one sensor are published in order, with timestamps that strictly
+//     increase. After a broken connection a message may be sent a second time, byte
+//     for byte the same.
+//   - The journal holds every line that was acknowledged, no other, in the order of
+//     seq for each (uid, epoch).
+//   - Whoever pushes a sample never waits, and no sensor waits for another.
+//
+// To try it: publisher_test.go, against a broker that a test plays.
+package publish
 
 import (
 	"context"
@@ -10,6 +24,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// Reasons why a sample was dropped before it was numbered.
+const (
+	Overflow  = "overflow"  // the sensor's queue was full; the oldest went
+	Malformed = "malformed" // a reading that is no number, or a frame that is none
+	Stopped   = "stopped"   // the publisher stopped, or has more sensors than it serves
+)
+
+// MaxGather is the longest time to gather.
+const MaxGather = 10 * time.Second
+
 // Bounds of the publisher.
 const (
 	maxStreams = 4096
@@ -20,10 +44,27 @@ const (
 	// A message holds no more lines, and no more bytes unless one line has them.
 	maxLines   = 512
 	maxMessage = 64 << 10
-	maxGather  = 10 * time.Second
 )
 
-// publisher numbers samples and hands them to the broker. Each sensor has a
+// Options of a Publisher.
+type Options struct {
+	Broker  Broker
+	Journal *Journal
+	Log     *slog.Logger
+	// Namespace is the first level of every topic.
+	Namespace string
+	// Queue is how many samples of one sensor wait while the broker is away.
+	Queue int
+	// Gather is how long the lines of one sensor are collected into one message, up to
+	// MaxGather.
+	Gather time.Duration
+	// Published is told how many samples were acknowledged, and Dropped how many
+	// were dropped for a reason.
+	Published func(samples int)
+	Dropped   func(reason string, samples int)
+}
+
+// Publisher numbers samples and hands them to the broker. Each sensor has a
 // queue of its own and at most one line under way, so nothing reorders its
 // samples: not a lost connection and not a slow acknowledgement. A line is sent,
 // byte for byte the same, until it is acknowledged. A sample gets its number
@@ -31,14 +72,8 @@ const (
 //
 // With gather, lines of one sensor are collected for that long and then sent as one
 // message. All of this holds of each line of it; that it waits is no loss.
-type publisher struct {
-	broker    broker
-	journal   *journal
-	metrics   *metrics
-	log       *slog.Logger
-	namespace string
-	queue     int
-	gather    time.Duration
+type Publisher struct {
+	o Options
 
 	mu      sync.Mutex
 	streams map[string]*stream
@@ -46,15 +81,18 @@ type publisher struct {
 	stopped bool
 }
 
+// New is a Publisher that publishes nothing before Run.
+func New(o Options) *Publisher { return &Publisher{o: o, streams: map[string]*stream{}} }
+
 // stream is the queue of one sensor.
 type stream struct {
 	mu    sync.Mutex
-	queue []sample
+	queue []Sample
 	wake  chan struct{}
 }
 
-// run publishes until ctx ends; an error is the journal's.
-func (p *publisher) run(ctx context.Context) error {
+// Run publishes until ctx ends; an error is the journal's.
+func (p *Publisher) Run(ctx context.Context) error {
 	group, gctx := errgroup.WithContext(ctx)
 	late, cancel := linger(gctx, graceful)
 	defer cancel()
@@ -74,28 +112,28 @@ func (p *publisher) run(ctx context.Context) error {
 		left += st.len()
 	}
 	if left > 0 {
-		p.metrics.dropped.WithLabelValues(reasonStopped).Add(float64(left))
-		p.log.Warn("samples were left when the mapper stopped", "samples", left)
+		p.o.Dropped(Stopped, left)
+		p.o.Log.Warn("samples were left when the mapper stopped", "samples", left)
 	}
 	return err
 }
 
-// push queues a sample and never blocks.
-func (p *publisher) push(s sample) {
-	st := p.stream(s.uid)
+// Push queues a sample and never blocks.
+func (p *Publisher) Push(s Sample) {
+	st := p.stream(s.UID)
 	if st == nil {
-		p.metrics.dropped.WithLabelValues(reasonStopped).Inc()
+		p.o.Dropped(Stopped, 1)
 		return
 	}
 	st.mu.Lock()
-	over := len(st.queue) >= p.queue
+	over := len(st.queue) >= p.o.Queue
 	if over {
 		st.queue = st.queue[1:]
 	}
 	st.queue = append(st.queue, s)
 	st.mu.Unlock()
 	if over {
-		p.metrics.dropped.WithLabelValues(reasonOverflow).Inc()
+		p.o.Dropped(Overflow, 1)
 	}
 	select {
 	case st.wake <- struct{}{}:
@@ -104,7 +142,7 @@ func (p *publisher) push(s sample) {
 }
 
 // stream of a sensor, made if there is room; nil if not or when stopped.
-func (p *publisher) stream(uid string) *stream {
+func (p *Publisher) stream(uid string) *stream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if st, ok := p.streams[uid]; ok {
@@ -153,11 +191,11 @@ func (st *stream) len() int {
 	return len(st.queue)
 }
 
-func (st *stream) pop() (sample, bool) {
+func (st *stream) pop() (Sample, bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if len(st.queue) == 0 {
-		return sample{}, false
+		return Sample{}, false
 	}
 	s := st.queue[0]
 	st.queue = st.queue[1:]
@@ -182,7 +220,7 @@ func (m *message) add(line []byte) {
 }
 
 // serve one stream until ctx ends, and then what is under way until late does.
-func (p *publisher) serve(ctx, late context.Context, st *stream) error {
+func (p *Publisher) serve(ctx, late context.Context, st *stream) error {
 	var epoch, seq, last int64
 	var m message
 	// send what was gathered; false if there is no time left.
@@ -193,11 +231,11 @@ func (p *publisher) serve(ctx, late context.Context, st *stream) error {
 			return true, nil
 		}
 		if !p.deliver(late, sent.topic, sent.text) {
-			p.log.Warn("stopped before the broker acknowledged a message", "sensor", sent.uid, "lines", sent.lines, "epoch", epoch, "seq", seq)
+			p.o.Log.Warn("stopped before the broker acknowledged a message", "sensor", sent.uid, "lines", sent.lines, "epoch", epoch, "seq", seq)
 			return false, nil
 		}
-		p.metrics.published.Add(float64(sent.lines))
-		if err := p.journal.append(sent.text); err != nil {
+		p.o.Published(sent.lines)
+		if err := p.o.Journal.append(sent.text); err != nil {
 			// A published line that is missing in the journal would make
 			// every judgement on it wrong: better to stop.
 			return false, fmt.Errorf("after sample %d of %s: %w", seq, sent.uid, err)
@@ -205,37 +243,37 @@ func (p *publisher) serve(ctx, late context.Context, st *stream) error {
 		return true, nil
 	}
 	for {
-		if st.waiting(ctx) != nil || p.broker.Await(ctx) != nil {
+		if st.waiting(ctx) != nil || p.o.Broker.Await(ctx) != nil {
 			return nil
 		}
-		until := time.NewTimer(p.gather)
+		until := time.NewTimer(p.o.Gather)
 		for full := false; !full; {
 			s, ok := st.pop()
 			if !ok {
 				full = !st.more(ctx, until.C)
 				continue
 			}
-			if s.epoch != epoch {
-				epoch, seq = s.epoch, 0
+			if s.Epoch != epoch {
+				epoch, seq = s.Epoch, 0
 			}
-			at := max(s.at, last+1)
-			line, err := s.encode(seq+1, at)
+			at := max(s.At, last+1)
+			line, err := s.Encode(seq+1, at)
 			if err != nil {
-				p.metrics.dropped.WithLabelValues(reasonMalformed).Inc()
-				p.log.Warn("sample dropped", "err", err)
-				full = p.gather == 0
+				p.o.Dropped(Malformed, 1)
+				p.o.Log.Warn("sample dropped", "err", err)
+				full = p.o.Gather == 0
 				continue
 			}
-			topic := p.namespace + "/" + s.topic
+			topic := p.o.Namespace + "/" + s.Topic
 			if m.topic != topic || !m.fits(line) {
 				if ok, err := send(); !ok {
 					return err
 				}
-				m.uid, m.topic = s.uid, topic
+				m.uid, m.topic = s.UID, topic
 			}
 			seq, last = seq+1, at
 			m.add(line)
-			full = p.gather == 0 || m.lines == maxLines
+			full = p.o.Gather == 0 || m.lines == maxLines
 		}
 		until.Stop()
 		if ok, err := send(); !ok {
@@ -246,17 +284,17 @@ func (p *publisher) serve(ctx, late context.Context, st *stream) error {
 
 // deliver hands a line over until it is acknowledged; false if it was not
 // before ctx ended.
-func (p *publisher) deliver(ctx context.Context, topic string, line []byte) bool {
+func (p *Publisher) deliver(ctx context.Context, topic string, line []byte) bool {
 	for {
-		err := p.broker.Publish(ctx, topic, line)
+		err := p.o.Broker.Publish(ctx, topic, line)
 		if err == nil {
 			return true
 		}
 		if ctx.Err() != nil {
 			return false
 		}
-		p.log.Debug("line will be sent again", "err", err)
-		if p.broker.Await(ctx) != nil {
+		p.o.Log.Debug("line will be sent again", "err", err)
+		if p.o.Broker.Await(ctx) != nil {
 			return false
 		}
 	}

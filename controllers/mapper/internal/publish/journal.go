@@ -1,4 +1,4 @@
-package mapper
+package publish
 
 import (
 	"errors"
@@ -8,18 +8,18 @@ import (
 	"sync"
 )
 
-// journal is the mapper's own record of what it published: a line is appended
+// Journal is the mapper's own record of what it published: a line is appended
 // once the broker has acknowledged it, in one write, and never rewritten.
 // Samples of one sensor stand in the order of their numbers.
-type journal struct {
+type Journal struct {
 	mu sync.Mutex
 	f  *os.File
 }
 
-// openJournal opens path for appending, made with mode 0600; "" keeps none.
-func openJournal(path string) (*journal, error) {
+// OpenJournal opens path for appending, made with mode 0600; "" keeps none.
+func OpenJournal(path string) (*Journal, error) {
 	if path == "" {
-		return &journal{}, nil
+		return &Journal{}, nil
 	}
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -29,7 +29,7 @@ func openJournal(path string) (*journal, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &journal{f: f}, nil
+	return &Journal{f: f}, nil
 }
 
 // endLine ends a line that a crash or a full disk left torn, so that the next
@@ -50,7 +50,7 @@ func endLine(f *os.File) error {
 	return err
 }
 
-func (j *journal) append(line []byte) error {
+func (j *Journal) append(line []byte) error {
 	if j.f == nil {
 		return nil
 	}
@@ -62,7 +62,8 @@ func (j *journal) append(line []byte) error {
 	return nil
 }
 
-func (j *journal) close() error {
+// Close the file, on the disk.
+func (j *Journal) Close() error {
 	if j.f == nil {
 		return nil
 	}

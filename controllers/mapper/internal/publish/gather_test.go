@@ -1,4 +1,4 @@
-package mapper_test
+package publish_test
 
 import (
 	"context"
@@ -13,13 +13,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fluidos-edge/testbed/controllers/mapper"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 )
 
 // gatherer runs a publisher that gathers until the test ends or stop is called.
-func gatherer(t *testing.T, b mapper.Broker, journal string, queue int, gather time.Duration) (p *mapper.Publisher, stop func() error) {
+func gatherer(t *testing.T, b publish.Broker, journal string, queue int, gather time.Duration) (p *bed, stop func() error) {
 	t.Helper()
-	p, err := mapper.NewGatherer(b, journal, queue, gather)
+	p, err := newPublisher(b, journal, queue, gather)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,10 +51,10 @@ func TestGatheredLinesAreOneMessage(t *testing.T) {
 	const s = time.Second
 	type push struct {
 		at     time.Duration
-		sample mapper.Sample
+		sample publish.Sample
 	}
 	sample := func(at time.Duration, uid string, epoch int64, celsius float64) push {
-		return push{at, mapper.NewSample(uid, epoch, 100+int64(at/s), celsius)}
+		return push{at, newSample(uid, epoch, 100+int64(at/s), celsius)}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -104,11 +104,11 @@ func TestGatheredLinesAreOneMessage(t *testing.T) {
 func TestAMessageIsBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		sample mapper.Sample
+		sample publish.Sample
 		full   func(bytes, lines int) bool
 	}{
-		{"short lines", mapper.NewSampleWithoutLatency("u", "e").Short(), func(_, lines int) bool { return lines == mapper.MaxLines }},
-		{"long lines", mapper.NewSampleWithoutLatency(strings.Repeat("u", 4000), "e"), func(bytes, lines int) bool { return bytes+bytes/lines > mapper.MaxMessage }},
+		{"short lines", short(newSampleWithoutLatency("u", "e")), func(_, lines int) bool { return lines == publish.MaxLines }},
+		{"long lines", newSampleWithoutLatency(strings.Repeat("u", 4000), "e"), func(bytes, lines int) bool { return bytes+bytes/lines > publish.MaxMessage }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestAMessageIsBounded(t *testing.T) {
 				for len(b.arrived) > 0 {
 					text := <-b.arrived
 					lines := strings.Count(text, "\n")
-					if len(text) > mapper.MaxMessage || lines > mapper.MaxLines {
+					if len(text) > publish.MaxMessage || lines > publish.MaxLines {
 						t.Errorf("message of %d bytes, %d lines", len(text), lines)
 					}
 					for line := range strings.Lines(text) {
@@ -166,7 +166,7 @@ func TestWhatWasGatheredIsFlushedAtTheEnd(t *testing.T) {
 		close(b.up)
 		p, stop := gatherer(t, b, journal, 100, 10*time.Second)
 		for i := range 3 {
-			p.Push(mapper.NewSample("u", 5, int64(100+i), float64(i)))
+			p.Push(newSample("u", 5, int64(100+i), float64(i)))
 		}
 		synctest.Wait()
 		if len(b.arrived) > 0 {
@@ -185,7 +185,7 @@ func TestWhatWasGatheredIsFlushedAtTheEnd(t *testing.T) {
 		if diff := cmp.Diff(want, journaled(t, journal)); diff != "" {
 			t.Errorf("journal (-want +got):\n%s", diff)
 		}
-		if diff := cmp.Diff(map[string]float64{}, dropped(t, p.Metrics)); diff != "" {
+		if diff := cmp.Diff(map[string]int{}, p.dropped()); diff != "" {
 			t.Errorf("dropped (-want +got):\n%s", diff)
 		}
 	})
@@ -197,7 +197,7 @@ func TestGatheringLeavesNoGapWhereSamplesAreDropped(t *testing.T) {
 		b := newFakeBroker(nil)
 		p, stop := gatherer(t, b, "", 5, time.Second)
 		for i := range 20 {
-			p.Push(mapper.NewSample("u", 5, int64(100+i), float64(i)))
+			p.Push(newSample("u", 5, int64(100+i), float64(i)))
 		}
 		synctest.Wait()
 		close(b.up)
@@ -206,7 +206,7 @@ func TestGatheringLeavesNoGapWhereSamplesAreDropped(t *testing.T) {
 		if diff := cmp.Diff([][]string{{"15 5/1@115", "16 5/2@116", "17 5/3@117", "18 5/4@118", "19 5/5@119"}}, arrived(t, b)); diff != "" {
 			t.Errorf("published (-want +got):\n%s", diff)
 		}
-		if diff := cmp.Diff(map[string]float64{"overflow": 15}, dropped(t, p.Metrics)); diff != "" {
+		if diff := cmp.Diff(map[string]int{"overflow": 15}, p.dropped()); diff != "" {
 			t.Errorf("dropped (-want +got):\n%s", diff)
 		}
 		if err := stop(); err != nil {

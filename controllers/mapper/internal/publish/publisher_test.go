@@ -1,9 +1,11 @@
-package mapper_test
+package publish_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -14,30 +16,96 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 
-	"github.com/fluidos-edge/testbed/controllers/mapper"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newSample of a temperature.
+func newSample(uid string, epoch, at int64, celsius float64) publish.Sample {
+	return publish.Sample{
+		Category: "environmental", Device: "stwinkt1b-c0832a001122", Node: "edge-1", Part: "hts221", UID: uid, Topic: "sensor/" + uid,
+		Values:  []publish.Value{{Field: "temperature_celsius", Value: celsius}},
+		Latency: 12*time.Millisecond + 345678*time.Nanosecond, Epoch: epoch, At: at,
+	}
+}
+
+// newSampleWithoutLatency has two fields and another category.
+func newSampleWithoutLatency(uid, category string) publish.Sample {
+	s := newSample(uid, 7, 0, 0)
+	s.Category, s.Latency = category, -1
+	s.Values = []publish.Value{{Field: "humidity_percent", Value: 47}, {Field: "temperature_celsius", Value: 23.4}}
+	return s
+}
+
+// short is the sample with less to write.
+func short(s publish.Sample) publish.Sample {
+	s.Device, s.Values = "d", s.Values[:1]
+	return s
+}
+
+// bed is a publisher with what it counts.
+type bed struct {
+	*publish.Publisher
+	journal *publish.Journal
+
+	mu        sync.Mutex
+	published int
+	drops     map[string]int
+}
+
+// newPublisher to b, with a journal at path.
+func newPublisher(b publish.Broker, path string, queue int, gather time.Duration) (*bed, error) {
+	j, err := publish.OpenJournal(path)
+	if err != nil {
+		return nil, err
+	}
+	p := &bed{journal: j, drops: map[string]int{}}
+	p.Publisher = publish.New(publish.Options{
+		Broker: b, Journal: j, Log: slog.New(slog.DiscardHandler), Namespace: "fluidos", Queue: queue, Gather: gather,
+		Published: func(n int) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.published += n
+		},
+		Dropped: func(reason string, n int) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.drops[reason] += n
+		},
+	})
+	return p, nil
+}
+
+func (p *bed) Close() error { return p.journal.Close() }
+
+func (p *bed) dropped() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.drops)
+}
 
 func TestLine(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		sample mapper.Sample
+		sample publish.Sample
 		want   string
 	}{
 		{
-			"with latency", mapper.NewSample("u-1", 1700000000000000001, 0, 23.4),
+			"with latency", newSample("u-1", 1700000000000000001, 0, 23.4),
 			"environmental,device=stwinkt1b-c0832a001122,node=edge-1,part=hts221,uid=u-1 temperature_celsius=23.4,sensor_latency_ms=12.346,epoch=1700000000000000001i,seq=5i 1700000000000000009\n",
 		},
 		{
-			"without latency", mapper.NewSampleWithoutLatency("u-1", "environmental"),
+			"without latency", newSampleWithoutLatency("u-1", "environmental"),
 			"environmental,device=stwinkt1b-c0832a001122,node=edge-1,part=hts221,uid=u-1 humidity_percent=47,temperature_celsius=23.4,epoch=7i,seq=5i 1700000000000000009\n",
 		},
-		{"a measurement that is none", mapper.NewSampleWithoutLatency("u-1", "a\nb"), ""},
-		{"a reading that is no number", mapper.NewSample("u-1", 1, 0, math.NaN()), ""},
+		{"a measurement that is none", newSampleWithoutLatency("u-1", "a\nb"), ""},
+		{"a reading that is no number", newSample("u-1", 1, 0, math.NaN()), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			line, err := c.sample.Line(5, 1700000000000000009)
+			line, err := c.sample.Encode(5, 1700000000000000009)
 			if (err == nil) != (c.want != "") {
 				t.Fatalf("error %v", err)
 			}
@@ -88,9 +156,9 @@ func (b *fakeBroker) Publish(ctx context.Context, topic string, line []byte) err
 }
 
 // publisher runs one until the test ends or stop is called.
-func publisher(t *testing.T, b mapper.Broker, journal string, queue int) (p *mapper.Publisher, stop func() error) {
+func publisher(t *testing.T, b publish.Broker, journal string, queue int) (p *bed, stop func() error) {
 	t.Helper()
-	p, err := mapper.NewPublisher(b, journal, queue)
+	p, err := newPublisher(b, journal, queue, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,63 +193,39 @@ func receive(t *testing.T, b *fakeBroker, n int) (got []string) {
 	return got
 }
 
-func dropped(t *testing.T, g prometheus.Gatherer) map[string]float64 {
-	t.Helper()
-	out := map[string]float64{}
-	families, err := g.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != "mapper_samples_dropped_total" {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			if v := m.GetCounter().GetValue(); v > 0 {
-				for _, l := range m.GetLabel() {
-					if l.GetName() == "reason" {
-						out[l.GetValue()] = v
-					}
-				}
-			}
-		}
-	}
-	return out
-}
-
 func TestNumbersAreGivenAtHandOver(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		queue   int
-		samples []mapper.Sample
+		samples []publish.Sample
 		want    []string
-		dropped map[string]float64
+		dropped map[string]int
 	}{
 		{
 			name: "from 1, without gaps", queue: 9,
-			samples: []mapper.Sample{mapper.NewSample("u", 5, 100, 1), mapper.NewSample("u", 5, 200, 2), mapper.NewSample("u", 5, 300, 3)},
+			samples: []publish.Sample{newSample("u", 5, 100, 1), newSample("u", 5, 200, 2), newSample("u", 5, 300, 3)},
 			want:    []string{"1 5/1@100", "2 5/2@200", "3 5/3@300"},
 		},
 		{
 			name: "a full queue drops the oldest and leaves no gap", queue: 2,
-			samples: []mapper.Sample{mapper.NewSample("u", 5, 100, 1), mapper.NewSample("u", 5, 200, 2), mapper.NewSample("u", 5, 300, 3), mapper.NewSample("u", 5, 400, 4)},
+			samples: []publish.Sample{newSample("u", 5, 100, 1), newSample("u", 5, 200, 2), newSample("u", 5, 300, 3), newSample("u", 5, 400, 4)},
 			want:    []string{"3 5/1@300", "4 5/2@400"},
-			dropped: map[string]float64{"overflow": 2},
+			dropped: map[string]int{"overflow": 2},
 		},
 		{
 			name: "what cannot be encoded takes no number", queue: 9,
-			samples: []mapper.Sample{mapper.NewSample("u", 5, 100, 1), mapper.NewSample("u", 5, 200, math.Inf(1)), mapper.NewSample("u", 5, 300, 3)},
+			samples: []publish.Sample{newSample("u", 5, 100, 1), newSample("u", 5, 200, math.Inf(1)), newSample("u", 5, 300, 3)},
 			want:    []string{"1 5/1@100", "3 5/2@300"},
-			dropped: map[string]float64{"malformed": 1},
+			dropped: map[string]int{"malformed": 1},
 		},
 		{
 			name: "a new epoch starts at 1, after what is left of the old one", queue: 9,
-			samples: []mapper.Sample{mapper.NewSample("u", 5, 100, 1), mapper.NewSample("u", 5, 200, 2), mapper.NewSample("u", 6, 300, 3), mapper.NewSample("u", 6, 400, 4)},
+			samples: []publish.Sample{newSample("u", 5, 100, 1), newSample("u", 5, 200, 2), newSample("u", 6, 300, 3), newSample("u", 6, 400, 4)},
 			want:    []string{"1 5/1@100", "2 5/2@200", "3 6/1@300", "4 6/2@400"},
 		},
 		{
 			name: "time only grows, also when the clock goes back", queue: 9,
-			samples: []mapper.Sample{mapper.NewSample("u", 5, 100, 1), mapper.NewSample("u", 5, 100, 2), mapper.NewSample("u", 6, 50, 3), mapper.NewSample("u", 6, 400, 4)},
+			samples: []publish.Sample{newSample("u", 5, 100, 1), newSample("u", 5, 100, 2), newSample("u", 6, 50, 3), newSample("u", 6, 400, 4)},
 			want:    []string{"1 5/1@100", "2 5/2@101", "3 6/1@102", "4 6/2@400"},
 		},
 	} {
@@ -200,9 +244,9 @@ func TestNumbersAreGivenAtHandOver(t *testing.T) {
 			}
 			want := c.dropped
 			if want == nil {
-				want = map[string]float64{}
+				want = map[string]int{}
 			}
-			if diff := cmp.Diff(want, dropped(t, p.Metrics)); diff != "" {
+			if diff := cmp.Diff(want, p.dropped()); diff != "" {
 				t.Errorf("dropped (-want +got):\n%s", diff)
 			}
 			if len(b.arrived) > 0 {
@@ -224,7 +268,7 @@ func TestALineIsSentUntilItIsAcknowledgedAndThenJournaled(t *testing.T) {
 	p, stop := publisher(t, b, journal, 100)
 	var want []string
 	for i := range 20 {
-		p.Push(mapper.NewSample("u", 5, int64(100+i), float64(i)))
+		p.Push(newSample("u", 5, int64(100+i), float64(i)))
 		want = append(want, fmt.Sprintf("%d 5/%d@%d", i, i+1, 100+i))
 	}
 	if diff := cmp.Diff(want, receive(t, b, 20)); diff != "" {
@@ -266,8 +310,8 @@ func TestOneSensorDoesNotDelayAnother(t *testing.T) {
 		})
 		close(b.up)
 		p, stop := publisher(t, b, "", 10)
-		p.Push(mapper.NewSample("stuck", 5, 100, 1))
-		p.Push(mapper.NewSample("free", 5, 100, 2))
+		p.Push(newSample("stuck", 5, 100, 1))
+		p.Push(newSample("free", 5, 100, 2))
 		if diff := cmp.Diff([]string{"2 5/1@100"}, receive(t, b, 1)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
@@ -299,8 +343,8 @@ func TestWhatIsUnderWayAtTheEndIsWaitedForAndJournaled(t *testing.T) {
 				})
 				close(b.up)
 				p, stop := publisher(t, b, journal, 10)
-				p.Push(mapper.NewSample("u", 5, 100, 1))
-				p.Push(mapper.NewSample("u", 5, 200, 2))
+				p.Push(newSample("u", 5, 100, 1))
+				p.Push(newSample("u", 5, 200, 2))
 				synctest.Wait()
 				start := time.Now()
 				if err := stop(); err != nil {
@@ -309,7 +353,7 @@ func TestWhatIsUnderWayAtTheEndIsWaitedForAndJournaled(t *testing.T) {
 				if took := time.Since(start); took > 2*time.Second {
 					t.Errorf("it took %v to stop", took)
 				}
-				if diff := cmp.Diff(map[string]float64{"stopped": 1}, dropped(t, p.Metrics)); diff != "" {
+				if diff := cmp.Diff(map[string]int{"stopped": 1}, p.dropped()); diff != "" {
 					t.Errorf("dropped (-want +got):\n%s", diff)
 				}
 			})
@@ -326,7 +370,7 @@ func TestJournalIsAppendedTo(t *testing.T) {
 		b := newFakeBroker(nil)
 		close(b.up)
 		p, stop := publisher(t, b, journal, 10)
-		p.Push(mapper.NewSample("u", int64(5+i), 100, 1))
+		p.Push(newSample("u", int64(5+i), 100, 1))
 		receive(t, b, 1)
 		if err := stop(); err != nil {
 			t.Fatal(err)
@@ -348,7 +392,7 @@ func TestATornLineOfTheJournalStaysAlone(t *testing.T) {
 	b := newFakeBroker(nil)
 	close(b.up)
 	p, stop := publisher(t, b, journal, 10)
-	p.Push(mapper.NewSample("u", 5, 100, 1))
+	p.Push(newSample("u", 5, 100, 1))
 	receive(t, b, 1)
 	if err := stop(); err != nil {
 		t.Fatal(err)
@@ -368,13 +412,13 @@ func TestAJournalThatCannotBeWrittenEndsThePublisher(t *testing.T) {
 	}
 	b := newFakeBroker(nil)
 	close(b.up)
-	p, err := mapper.NewPublisher(b, "/dev/full", 10)
+	p, err := newPublisher(b, "/dev/full", 10, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(t.Context()) }()
-	p.Push(mapper.NewSample("u", 5, 100, 1))
+	p.Push(newSample("u", 5, 100, 1))
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "after sample 1 of u: journal: ") {
 		t.Errorf("error %v", err)
 	}

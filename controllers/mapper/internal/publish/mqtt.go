@@ -1,4 +1,4 @@
-package mapper
+package publish
 
 import (
 	"context"
@@ -12,10 +12,12 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/backoff"
 )
 
-// broker is what the publisher needs of an MQTT client.
-type broker interface {
+// Broker is what the publisher needs of an MQTT client.
+type Broker interface {
 	// Await blocks until the broker is connected, or ctx ends.
 	Await(ctx context.Context) error
 	// Publish returns nil once the broker has acknowledged the message. After
@@ -29,11 +31,11 @@ const (
 	qos           = 1
 )
 
-// mqttBroker is a broker that is connected for as long as run runs, again and
+// MQTT is a broker that is connected for as long as Run runs, again and
 // again. A connection on which anything went wrong is given up, and nothing is
 // sent on the next one but what its caller sends again: so the order of
 // messages is the caller's alone.
-type mqttBroker struct {
+type MQTT struct {
 	url, clientID string
 	name          string // url without a password
 	pause         time.Duration
@@ -62,21 +64,24 @@ func (c *connection) fail(err error) {
 	})
 }
 
-func newMQTTBroker(address, clientID string, pause time.Duration, log *slog.Logger, state func(error)) *mqttBroker {
-	b := &mqttBroker{url: address, name: address, clientID: clientID, pause: pause, log: log, state: state, changed: make(chan struct{})}
+// NewMQTT is the broker at an address, tcp://HOST:PORT; pause follows a first
+// failure, and is doubled with each further one. state is told nil when it is
+// connected, else why not.
+func NewMQTT(address, clientID string, pause time.Duration, log *slog.Logger, state func(error)) *MQTT {
+	b := &MQTT{url: address, name: address, clientID: clientID, pause: pause, log: log, state: state, changed: make(chan struct{})}
 	if u, err := url.Parse(address); err == nil {
 		b.name = u.Redacted()
 	}
 	return b
 }
 
-// run keeps the broker connected until ctx ends.
-func (b *mqttBroker) run(ctx context.Context) {
-	pause := backoff{first: b.pause, max: maxPause}
+// Run keeps the broker connected until ctx ends.
+func (b *MQTT) Run(ctx context.Context) {
+	pause := backoff.Backoff{First: b.pause, Max: maxPause}
 	for ctx.Err() == nil {
 		c, err := b.connect(ctx)
 		if err == nil {
-			pause.reset()
+			pause.Reset()
 			b.log.Info("broker connected", "url", b.name)
 			b.set(c)
 			b.state(nil)
@@ -94,11 +99,11 @@ func (b *mqttBroker) run(ctx context.Context) {
 		if ctx.Err() == nil {
 			b.log.Warn("broker not connected", "err", err)
 		}
-		pause.wait(ctx)
+		pause.Wait(ctx)
 	}
 }
 
-func (b *mqttBroker) connect(ctx context.Context) (*connection, error) {
+func (b *MQTT) connect(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
 	c := &connection{lost: make(chan struct{})}
@@ -130,7 +135,7 @@ func (b *mqttBroker) connect(ctx context.Context) (*connection, error) {
 	return c, nil
 }
 
-func (b *mqttBroker) set(c *connection) {
+func (b *MQTT) set(c *connection) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.current = c
@@ -138,18 +143,18 @@ func (b *mqttBroker) set(c *connection) {
 	b.changed = make(chan struct{})
 }
 
-func (b *mqttBroker) get() (*connection, <-chan struct{}) {
+func (b *MQTT) get() (*connection, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.current, b.changed
 }
 
-func (b *mqttBroker) Await(ctx context.Context) error {
+func (b *MQTT) Await(ctx context.Context) error {
 	for {
 		c, changed := b.get()
 		if c != nil {
 			select {
-			case <-c.lost: // run has yet to notice
+			case <-c.lost: // Run has yet to notice
 			default:
 				return ctx.Err()
 			}
@@ -162,7 +167,7 @@ func (b *mqttBroker) Await(ctx context.Context) error {
 	}
 }
 
-func (b *mqttBroker) Publish(ctx context.Context, topic string, payload []byte) error {
+func (b *MQTT) Publish(ctx context.Context, topic string, payload []byte) error {
 	c, _ := b.get()
 	if c == nil {
 		return errors.New("broker not connected")
