@@ -112,8 +112,9 @@ type symptoms struct {
 	event, over string
 	// state of the DeviceStatus while it lasts; "" if it does not tell.
 	state string
-	// available: the board's Flavors stay so.
+	// available: the board's Flavors stay so; else the DataPath says so with this reason.
 	available bool
+	reason    string
 	// twin is a property whose reported value tells, and value what it is.
 	twin  string
 	value func(float64) bool
@@ -127,7 +128,8 @@ var allSymptoms = []symptoms{
 	{fault: topology.Fault{Kind: topology.FaultBatteryLow}, event: "BatteryLow", available: true, state: devices.StateOnline,
 		twin: "battery-level", value: func(v float64) bool { return v < 10 }},
 	{fault: topology.Fault{Kind: topology.FaultReboot}, event: "BoardRestarted", available: true},
-	{fault: topology.Fault{Kind: topology.FaultClone, Of: "steady-2"}, event: "DuplicateBoardID", available: false},
+	// With the id of another board its sensors are others: a DataPath that asked for them by uid has none.
+	{fault: topology.Fault{Kind: topology.FaultClone, Of: "steady-2"}, event: "DuplicateBoardID", reason: "NoSensors"},
 	{fault: topology.Fault{Kind: topology.FaultOutOfRange}, event: "BoardLost", over: "BoardRecovered", state: devices.StateOffline},
 }
 
@@ -209,7 +211,9 @@ func (p *leafBench) suffer(ctx context.Context, t *testing.T, b leafBoard, s sym
 	}
 	if !s.available {
 		if fail(p.see(ctx, "no Flavor of it to be available", func() (bool, string) { return p.available(ctx, b, false) })) ||
-			fail(p.see(ctx, "its DataPath to say so", func() (bool, string) { return p.condition(ctx, b, metav1.ConditionFalse, "SensorUnavailable") })) {
+			fail(p.see(ctx, "its DataPath to say so", func() (bool, string) {
+				return p.condition(ctx, b, metav1.ConditionFalse, cmp.Or(s.reason, "SensorUnavailable"))
+			})) {
 			return
 		}
 	}
