@@ -253,7 +253,7 @@ func (b *bluez) Connect(mac radio.Address) (device, error) {
 	}
 	little := bluetooth.MAC(mac)
 	slices.Reverse(little[:])
-	d, err := a.Connect(bluetooth.Address{MACAddress: bluetooth.NewMACAddress(little, false)}, bluetooth.ConnectionParams{})
+	d, err := a.Connect(bluetooth.Address{MACAddress: bluetooth.MACAddress{MAC: little}}, bluetooth.ConnectionParams{})
 	var said dbus.Error
 	if errors.As(err, &said) && strings.HasPrefix(said.Name, "org.freedesktop.DBus.Error.Unknown") {
 		return nil, fmt.Errorf("%s has not heard it: %w", b.name, radio.ErrUnknown)
