@@ -379,6 +379,7 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 	}
 	failed := map[radio.Address]*failure{}
 	refused := map[radio.Address]bool{}
+	full := false // as was said once
 	again := time.NewTimer(0)
 	defer again.Stop()
 	type end struct {
@@ -446,6 +447,9 @@ func (m *mapper) serve(ctx context.Context, connected func()) error {
 				again.Reset(time.Until(soonest(failed)))
 			case len(served) < maxBoards:
 				start(said)
+			case !full:
+				full = true
+				m.log.Warn("more boards are heard than are served", "most", maxBoards)
 			}
 		case <-again.C:
 			now := time.Now()

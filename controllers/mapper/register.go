@@ -26,6 +26,8 @@ const (
 	// resync is how often a registration is compared with what the API server has.
 	resync     = 30 * time.Second
 	apiTimeout = 10 * time.Second
+	// apiQPS bounds the requests to the API server: each board costs two a resync.
+	apiQPS = 2 * 2 * maxBoards * float32(time.Second) / float32(resync)
 	// maxRetry is the longest pause between two tries to register.
 	maxRetry = 30 * time.Second
 )
@@ -37,7 +39,7 @@ func newClient(kubeconfig string) (client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	config.Timeout = apiTimeout
+	config.Timeout, config.QPS, config.Burst = apiTimeout, apiQPS, maxBoards
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{devices.AddToScheme, corev1.AddToScheme} {
 		if err := add(scheme); err != nil {
