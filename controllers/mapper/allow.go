@@ -7,6 +7,7 @@ import (
 
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
+	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
 // allowList says which boards a mapper connects: all if it is empty. An entry is
@@ -17,13 +18,14 @@ type allowList []string
 // beginning of an address, without its star.
 var beginning = regexp.MustCompile(`^([0-9a-f]{2}:){0,5}[0-9a-f]{0,2}$`)
 
-// check says what is wrong with the first bad entry.
+// check writes addresses in one form, and says what is wrong with the first bad entry.
 func (l allowList) check() error {
-	for _, e := range l {
+	for i, e := range l {
 		if start, ok := strings.CutSuffix(strings.ToLower(e), "*"); ok && beginning.MatchString(start) {
 			continue
 		}
-		if _, err := radio.ParseAddress(e); err == nil {
+		if a, err := radio.ParseAddress(e); err == nil {
+			l[i] = a.String()
 			continue
 		}
 		if _, err := bluest.NewAdvertisement(strings.ToUpper(e), [6]byte{}); err == nil {
@@ -35,13 +37,5 @@ func (l allowList) check() error {
 }
 
 func (l allowList) allows(model string, mac radio.Address) bool {
-	for _, e := range l {
-		if start, ok := strings.CutSuffix(strings.ToLower(e), "*"); ok && strings.HasPrefix(mac.String(), start) {
-			return true
-		}
-		if a, err := radio.ParseAddress(e); err == nil && a == mac || strings.EqualFold(e, model) {
-			return true
-		}
-	}
-	return len(l) == 0
+	return topology.Allowed(l, model, mac.String())
 }

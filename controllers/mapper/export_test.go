@@ -61,7 +61,8 @@ var KeepWishes = keepWishes
 
 // Allows is what an allow list says of a board, and whether it is one.
 func Allows(list []string, model string, mac radio.Address) (bool, error) {
-	return allowList(list).allows(model, mac), allowList(list).check()
+	err := allowList(list).check()
+	return allowList(list).allows(model, mac), err
 }
 
 // Announcement stands in for that of a board with these characteristics.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 )
 
 // Journal is the mapper's own record of what it published: a line is appended
@@ -25,11 +27,27 @@ func OpenJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	if err := endLine(f); err != nil {
+	if err := errors.Join(endLine(f), handOver(f, path)); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	return &Journal{f: f}, nil
+}
+
+// handOver gives a file that root made to whoever the folder belongs to, who is to read it.
+func handOver(f *os.File, path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	folder, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	owner, ok := folder.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
 
 // endLine ends a line that a crash or a full disk left torn, so that the next
