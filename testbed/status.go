@@ -177,6 +177,9 @@ func BoardControl(name, board string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if rec.Topology == nil {
+		return "", fmt.Errorf("%w: %s", ErrAbsent, name)
+	}
 	var known []string
 	for _, p := range rec.Topology.Providers {
 		for _, b := range p.Boards {
@@ -189,11 +192,14 @@ func BoardControl(name, board string) (string, error) {
 	return "", &InputError{Field: "board", Value: board, Want: "one of " + strings.Join(known, ", ")}
 }
 
-// BoardControls returns the control sockets of all boards processes.
+// BoardControls returns the control sockets of all boards processes, in the order of providers.
 func BoardControls(name string) ([]string, error) {
 	rec, err := record(name)
 	if err != nil {
 		return nil, err
+	}
+	if rec.Topology == nil {
+		return nil, fmt.Errorf("%w: %s", ErrAbsent, name)
 	}
 	var sockets []string
 	for _, p := range rec.Topology.Providers {

@@ -458,10 +458,11 @@ func (s *server) run(t *testing.T) {
 	s.unavailable(t, "the first has another id", copied, "")
 	edit(t, s, &devices.Device{}, "b2", func(d *devices.Device) { d.Labels = clone.Labels })
 	s.unavailable(t, "it has the id again, but later", name, "its board has the id of Device b3")
+	edit(t, s, &devices.Device{}, "b3", func(d *devices.Device) { d.Annotations = nil })
+	s.unavailable(t, "the other offers nothing any more", name, "")
 	if err := s.Delete(t.Context(), clone); err != nil {
 		t.Fatal(err)
 	}
-	s.unavailable(t, "the other is gone", name, "")
 	if err := s.Delete(t.Context(), next); err != nil {
 		t.Fatal(err)
 	}

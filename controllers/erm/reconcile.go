@@ -109,6 +109,7 @@ func (r *reconciler) setup(ctx context.Context, mgr manager.Manager, defined boo
 		For(&devices.Device{}, builder.WithPredicates(deviceChanged())).
 		Watches(&devices.Device{}, handler.EnqueueRequestsFromMapFunc(r.devicesOfBoard), builder.WithPredicates(deviceChanged())).
 		Watches(&nodecore.Flavor{}, handler.EnqueueRequestsFromMapFunc(deviceOfFlavor)).
+		Watches(&nodecore.Flavor{}, handler.EnqueueRequestsFromMapFunc(r.sharersOfFlavor), builder.WithPredicates(comeOrGone())).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.devicesOfNode), builder.WithPredicates(readinessChanged())).
 		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.allDevices), builder.WithPredicates(dataChanged()))
 	if defined {
@@ -443,6 +444,20 @@ func (r *reconciler) devicesOfBoard(ctx context.Context, o client.Object) []reco
 	return r.devicesWhere(ctx, func(other *devices.Device) bool { return other.Name != d.Name }, client.MatchingFields{byBoard: boardID(d)})
 }
 
+// sharersOfFlavor are the others with the board id of the Device that owns a Flavor: who had
+// the id first goes by Flavors.
+func (r *reconciler) sharersOfFlavor(ctx context.Context, o client.Object) []reconcile.Request {
+	f, ok := o.(*nodecore.Flavor)
+	if !ok || deviceOf(f) == "" {
+		return nil
+	}
+	d := &devices.Device{}
+	if err := r.client.Get(ctx, client.ObjectKey{Namespace: f.Namespace, Name: deviceOf(f)}, d); err != nil {
+		return nil // a Device that is gone shares no more
+	}
+	return r.devicesOfBoard(ctx, d)
+}
+
 func (r *reconciler) allDevices(ctx context.Context, _ client.Object) []reconcile.Request {
 	return r.devicesWhere(ctx, func(*devices.Device) bool { return true })
 }
@@ -473,6 +488,11 @@ func deviceChanged() predicate.Predicate {
 			before.GetLabels()[devices.LabelBoardID] != after.GetLabels()[devices.LabelBoardID] ||
 			(before.GetDeletionTimestamp() == nil) != (after.GetDeletionTimestamp() == nil)
 	}}
+}
+
+// comeOrGone lets no change pass but that something is there or is not.
+func comeOrGone() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
 }
 
 // readinessChanged lets pass what changes whether a node is Ready: heartbeats do not.

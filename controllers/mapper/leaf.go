@@ -46,6 +46,8 @@ type leaves struct {
 
 	mu  sync.Mutex
 	all map[string]*leaf
+	// devices of the edge runtime, whether there is a leaf to them or not.
+	devices map[string]dmi.Device
 }
 
 // leaf is one board across its connections: whether it is well, and what is
@@ -70,7 +72,7 @@ type leaf struct {
 }
 
 func newLeaves(node, namespace string, log *slog.Logger) *leaves {
-	return &leaves{node: node, namespace: namespace, log: log, wake: make(chan struct{}, 1), all: map[string]*leaf{}}
+	return &leaves{node: node, namespace: namespace, log: log, wake: make(chan struct{}, 1), all: map[string]*leaf{}, devices: map[string]dmi.Device{}}
 }
 
 // get a board by the name of its Device, made if it is new; nil if there are too many.
@@ -81,6 +83,9 @@ func (l *leaves) get(device string) *leaf {
 		b = &leaf{
 			of: l, device: device, wished: make(chan struct{}, 1),
 			health: health.New(time.Now(), absence), booted: map[string]boot{},
+		}
+		if d, ok := l.devices[device]; ok {
+			b.shadow.take(d, time.Now())
 		}
 		l.all[device] = b
 		notify(l.wake)
@@ -138,12 +143,13 @@ func (l *leaves) changed(d dmi.Device) {
 		return
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	b := l.get(d.Name)
-	l.mu.Unlock()
 	if b == nil {
 		l.log.Warn("too many devices, this one is not served", "device", d.Name)
 		return
 	}
+	l.devices[d.Name] = d
 	b.do(func(now time.Time) {
 		if b.shadow.device == nil {
 			b.state = "" // to be reported once more
@@ -156,16 +162,21 @@ func (l *leaves) changed(d dmi.Device) {
 
 // removed says that the edge runtime has a Device no longer.
 func (l *leaves) removed(namespace, name string) {
+	if namespace != l.namespace {
+		return
+	}
 	l.mu.Lock()
+	delete(l.devices, name)
 	b := l.all[name]
 	l.mu.Unlock()
-	if b == nil || namespace != l.namespace {
+	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	b.shadow.drop()
 	linked := b.linked
 	b.mu.Unlock()
+	notify(b.wished)
 	if !linked {
 		l.forget(b)
 	}
@@ -341,15 +352,19 @@ type boot struct {
 // restarted reports whether a board counts anew, judged by the first frame of a
 // connection: within one, bluest.Timeline does. Clocks drift apart while it is
 // away, and without a time of emission a frame may be late. A board that says that
-// it has been up for no longer than it was away has probably restarted.
+// it has been up for no longer than it was away has probably restarted, unless it
+// was away for so long that its stamps have wrapped.
 func (b boot) restarted(now boot, period time.Duration) bool {
+	const drift = 10_000 // 100 ppm
+	away := max(now.seen-b.seen, 0)
 	slack := time.Second
 	if !b.exact || !now.exact {
 		slack = 5 * time.Second
 	}
-	if now.up <= now.seen-b.seen {
+	if away < period && now.up <= away {
 		slack /= 20
 	}
+	slack += away / drift
 	d := (now.at - b.at + period) % period
 	return min(d, period-d) > slack
 }

@@ -359,8 +359,10 @@ func (s *session) battery(f bluest.Frame) {
 func (s *session) frame(uuid string, f bluest.Frame, n radio.Notification, epoch int64) {
 	// The time of a sample is that of its emission: the wall clock now, less
 	// what has passed since on the monotonic clock.
+	// The wall clock is read last: an interruption between the two makes it late, never early.
+	monotonic := s.monotonic()
 	at, latency := s.now().UnixNano(), time.Duration(-1)
-	if age := time.Duration(s.monotonic() - n.Emitted); n.Emitted > 0 && age >= 0 && age <= maxAge && n.Received >= n.Emitted {
+	if age := time.Duration(monotonic - n.Emitted); n.Emitted > 0 && age >= 0 && age <= maxAge && n.Received >= n.Emitted {
 		at -= int64(age)
 		latency = time.Duration(n.Received - n.Emitted)
 	}

@@ -118,6 +118,9 @@ func (a *app) providerSocket(ctx context.Context, name string, nodes []string) (
 	if err != nil {
 		return "", err
 	}
+	if s.Topology == nil {
+		return "", badInput("bring it up first: `"+a.command("up")+"`", "testbed %s has no topology yet", a.name)
+	}
 	var providers []string
 	for i, p := range s.Topology.Providers {
 		providers = append(providers, p.Name)

@@ -312,7 +312,9 @@ func (b *Board) emit(ch int, now time.Duration) {
 	if len(b.faults) > 0 && b.suffers(topology.FaultGarbage, now) {
 		value = b.spoil(ch, value)
 	}
-	b.flight = append(b.flight, frame{channel: ch, value: value, emitted: b.opts.Monotonic(), deliver: deliver})
+	// The moment that deliver counts from, however long it took to get here.
+	emitted := b.opts.Monotonic() - int64(b.now()-now)
+	b.flight = append(b.flight, frame{channel: ch, value: value, emitted: emitted, deliver: deliver})
 }
 
 // frame that a channel sends at a time. b.mu is held.

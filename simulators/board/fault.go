@@ -33,7 +33,10 @@ type fault struct {
 // What is read once in a connection, the id, changes with the connection: a clone
 // drops its own, when it begins and when it ends.
 func (b *Board) Fault(f topology.Fault, of string) error {
-	if err := f.Check(b.spec.Model); err != nil {
+	b.mu.Lock()
+	model := b.spec.Model
+	b.mu.Unlock()
+	if err := f.Check(model); err != nil {
 		return err
 	}
 	n := fault{Fault: f, until: never}
@@ -59,7 +62,9 @@ func (b *Board) Fault(f topology.Fault, of string) error {
 	now := b.now()
 	n.since = now
 	if n.For > 0 {
-		n.until = now + time.Duration(n.For)
+		if n.until = now + time.Duration(n.For); n.until < now {
+			n.until = never
+		}
 	}
 	var end aftermath
 	b.expire(now, &end)
@@ -71,7 +76,7 @@ func (b *Board) Fault(f topology.Fault, of string) error {
 		b.reboot(now)
 	}
 	b.faults = append(b.faults, n)
-	b.changed(f.Kind, &end)
+	b.changed(f.Kind, true, &end)
 	b.mu.Unlock()
 	b.conclude(end)
 	b.opts.Wake(b)
@@ -112,11 +117,14 @@ type aftermath struct {
 }
 
 // changed notes what follows from a fault that came or went. b.mu is held.
-func (b *Board) changed(kind string, end *aftermath) {
+func (b *Board) changed(kind string, came bool, end *aftermath) {
 	switch kind {
 	case topology.FaultClone:
 	case topology.FaultReboot, topology.FaultOutOfRange:
 		end.air = true
+		if !came {
+			return // a connection that there is now is one of after it
+		}
 	default:
 		return
 	}
@@ -181,7 +189,7 @@ func (b *Board) remove(which func(*fault) bool, end *aftermath) {
 	left := b.faults[:0]
 	for i := range b.faults {
 		if f := b.faults[i]; which(&f) {
-			b.changed(f.Kind, end)
+			b.changed(f.Kind, false, end)
 		} else {
 			left = append(left, f)
 		}

@@ -368,7 +368,7 @@ func TestControlJSON(t *testing.T) {
 		{"POST", "/v1/boards", `{"model": "STWINBX1", "replay": "x.csv"}`, 400, `{"error":"replay: want the content as replayCSV`},
 		{"POST", "/v1/boards", `{"model": "STWINBX1", "replayCSV": "x"}`, 400, `{"error":"replay`},
 		{"POST", "/v1/boards", `{"model": "STWINBX1", "color": "red"}`, 400, `{"error":"color: unknown field, want one of id, latency, mac,`},
-		{"POST", "/v1/boards", strings.Repeat(" ", 9<<20), 413, `{"error":`},
+		{"POST", "/v1/boards", strings.Repeat(" ", 8<<20+1), 413, `{"error":`},
 
 		{"POST", faults, `{"kind": "drift", "part": "stts22h", "slope": -2, "for": "30s"}`, 200, `"faults":[{"kind":"drift","part":"stts22h","since":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:35Z"}]`},
 		{"POST", faults, `{"kind": "silence"}`, 200, `{"kind":"silence",`},

@@ -84,7 +84,7 @@ func (s *schedule) run(ctx context.Context, clk clock.Clock, start time.Time, be
 		for it := s.queue.Due(clk.Now()); it != nil; it = s.queue.Due(clk.Now()) {
 			befall(it.Value.draw())
 			next := time.Time{}
-			if every := time.Duration(it.Value.Every); every > 0 {
+			if every := time.Duration(it.Value.Every); every > 0 && it.Value.at+every > it.Value.at {
 				it.Value.at += every
 				next = start.Add(it.Value.at)
 			}

@@ -121,6 +121,9 @@ func (d *devices) forget(k key) {
 	if e := d.entries[k]; e != nil && e.known {
 		e.known, e.stateSent = false, time.Time{}
 		d.events = append(d.events, event{removed: k})
+		if len(e.twins) == 0 && e.state == "" {
+			delete(d.entries, k)
+		}
 	}
 }
 

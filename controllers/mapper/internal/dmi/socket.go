@@ -54,7 +54,9 @@ func (a *Agent) listen(ctx context.Context, listening chan<- struct{}) {
 		} else {
 			notify(a.remade)
 		}
-		a.watch(ctx, mine)
+		if a.watch(ctx, mine, done) {
+			pause(ctx, a.options.Pause)
+		}
 		if isMine(a.options.Listen, mine) {
 			os.Remove(a.options.Listen)
 		}
@@ -63,8 +65,9 @@ func (a *Agent) listen(ctx context.Context, listening chan<- struct{}) {
 	}
 }
 
-// watch returns when the own socket is no longer there, or ctx has ended.
-func (a *Agent) watch(ctx context.Context, mine fs.FileInfo) {
+// watch returns when the own socket is no longer there, or ctx has ended, or, true, when
+// nobody serves it any more.
+func (a *Agent) watch(ctx context.Context, mine fs.FileInfo, served <-chan struct{}) (ended bool) {
 	t := time.NewTicker(look)
 	defer t.Stop()
 	for {
@@ -72,10 +75,13 @@ func (a *Agent) watch(ctx context.Context, mine fs.FileInfo) {
 		case <-t.C:
 			if !isMine(a.options.Listen, mine) {
 				a.options.Log.Warn("own socket is gone; making it anew", "socket", a.options.Listen)
-				return
+				return false
 			}
+		case <-served:
+			a.options.Log.Warn("own socket takes no more calls; making it anew", "socket", a.options.Listen)
+			return true
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }

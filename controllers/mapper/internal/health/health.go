@@ -157,7 +157,7 @@ func (b *Board) Next() time.Time {
 	}
 	var next time.Time
 	for _, s := range b.streams {
-		if at := s.deadline(); !s.silent && (next.IsZero() || at.Before(next)) {
+		if at := s.deadline(); (!s.silent || b.lost) && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
 	}
@@ -335,15 +335,16 @@ func (b *Board) Check(now time.Time) {
 		var longest time.Duration
 		already := b.any(func(s *stream) bool { return s.silent })
 		for name, s := range b.streams {
-			if !s.silent && !now.Before(s.deadline()) {
+			if now.Before(s.deadline()) {
+				continue
+			}
+			b.lost, b.lostAt = false, time.Time{} // it is there, and says nothing
+			if !s.silent {
 				s.silent = true
 				silent, longest = append(silent, name), max(longest, now.Sub(s.last))
 			}
 		}
-		if len(silent) > 0 {
-			slices.Sort(silent)
-			b.lost, b.lostAt = false, time.Time{}
-		}
+		slices.Sort(silent)
 		if len(silent) > 0 && !already {
 			b.tell(BoardSilent, "connected, but no frame of %s for %s", strings.Join(silent, ", "), brief(longest))
 		}

@@ -216,6 +216,8 @@ func TestLives(t *testing.T) {
 			[]string{"-> online", "BoardLost", "-> offline", "BoardRecovered", "-> online"}},
 		{"connections that come to nothing do not keep it", []step{well, unlink, pass(2 * time.Second), link, pass(2 * time.Second), unlink, pass(time.Second)}, []string{"-> online", "BoardLost", "-> offline"}},
 		{"back, but silent", []step{well, unlink, pass(6 * time.Second), link, pass(10 * time.Second)}, []string{"-> online", "BoardLost", "-> offline", "BoardSilent", "-> unhealthy"}},
+		{"silent, lost, and back as silent", []step{well, pass(11 * time.Second), unlink, pass(6 * time.Second), link, pass(11 * time.Second)},
+			[]string{"-> online", "BoardSilent", "-> unhealthy", "BoardLost", "-> offline", "-> unhealthy"}},
 		{"given more time", []step{well, unlink, pass(4 * time.Second), func(l *life) { l.b.Wait(l.now.Add(30 * time.Second)) }, pass(29 * time.Second)}, []string{"-> online"}},
 		{"frames without a connection say nothing", []step{well, unlink, frames(2, half, warm), pass(5 * time.Second)}, []string{"-> online", "BoardLost", "-> offline"}},
 
