@@ -456,6 +456,8 @@ func (s *server) run(t *testing.T) {
 	s.eventually(t, "events", duplicates)
 	edit(t, s, &devices.Device{}, "b2", func(d *devices.Device) { delete(d.Labels, devices.LabelBoardID) })
 	s.unavailable(t, "the first has another id", copied, "")
+	s.withdrawn(t, "what the first offered under the id", name)
+	s.settled(t) // and ERM has seen that
 	edit(t, s, &devices.Device{}, "b2", func(d *devices.Device) { d.Labels = clone.Labels })
 	s.unavailable(t, "it has the id again, but later", name, "its board has the id of Device b3")
 	edit(t, s, &devices.Device{}, "b3", func(d *devices.Device) { d.Annotations = nil })
