@@ -35,22 +35,34 @@ func (c *cluster) upProvider(ctx context.Context, p topology.Provider, step back
 	if err != nil {
 		return err
 	}
-	err = step(ctx, "edge of "+p.Name, func(say func(string)) error {
-		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
-		defer cancel()
-		if c.b.kubeEdge() {
-			return c.joinKubeEdge(ctx, p, say)
-		}
-		return c.hollow(ctx, p, say)
-	})
-	if err != nil {
-		return err
+	edge := func(ctx context.Context) error {
+		return step(ctx, "edge of "+p.Name, func(say func(string)) error {
+			ctx, cancel := context.WithTimeout(ctx, componentDeadline)
+			defer cancel()
+			if c.b.kubeEdge() {
+				return c.joinKubeEdge(ctx, p, say)
+			}
+			return c.hollow(ctx, p, say)
+		})
 	}
-	err = step(ctx, "components of "+p.Name, func(say func(string)) error {
-		ctx, cancel := context.WithTimeout(ctx, componentDeadline)
-		defer cancel()
-		return c.components(ctx, p, say)
-	})
+	components := func(ctx context.Context) error {
+		return step(ctx, "components of "+p.Name, func(say func(string)) error {
+			ctx, cancel := context.WithTimeout(ctx, componentDeadline)
+			defer cancel()
+			return c.components(ctx, p, say)
+		})
+	}
+	if c.b.kubeEdge() { // mappers run on the edge nodes
+		if err := edge(ctx); err != nil {
+			return err
+		}
+		err = components(ctx)
+	} else { // they wait for one another by themselves
+		g, coming := errgroup.WithContext(ctx)
+		g.Go(func() error { return edge(coming) })
+		g.Go(func() error { return components(coming) })
+		err = g.Wait()
+	}
 	if err != nil {
 		return err
 	}
