@@ -11,6 +11,7 @@ import (
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
+	"github.com/fluidos-edge/testbed/internal/journal"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
 
@@ -108,7 +109,7 @@ func NewMapper(o Options, b publish.Broker, r Reporter, monotonic func() int64, 
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	j, err := publish.OpenJournal(o.Journal)
+	j, err := journal.Open(o.Journal)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,7 @@ import (
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/events"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
+	"github.com/fluidos-edge/testbed/internal/journal"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 )
@@ -189,7 +190,7 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o Options) (e
 			return err
 		}
 	}
-	j, err := publish.OpenJournal(o.Journal)
+	j, err := journal.Open(o.Journal)
 	if err != nil {
 		return err
 	}
@@ -257,7 +258,7 @@ type mapper struct {
 	lastEpoch int64
 }
 
-func newMapper(o Options, log *slog.Logger, counts *metrics, b publish.Broker, j *publish.Journal, state func(error)) *mapper {
+func newMapper(o Options, log *slog.Logger, counts *metrics, b publish.Broker, j *journal.File, state func(error)) *mapper {
 	m := &mapper{
 		Options: o, log: log, metrics: counts, state: state, monotonic: radio.Now,
 		publisher: publish.New(publish.Options{

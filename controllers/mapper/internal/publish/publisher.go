@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/fluidos-edge/testbed/internal/journal"
 )
 
 // Reasons why a sample was dropped before it was numbered.
@@ -48,8 +50,10 @@ const (
 
 // Options of a Publisher.
 type Options struct {
-	Broker  Broker
-	Journal *Journal
+	Broker Broker
+	// Journal gets a line once the broker has acknowledged it. Lines of one sensor
+	// stand in the order of their numbers.
+	Journal *journal.File
 	Log     *slog.Logger
 	// Namespace is the first level of every topic.
 	Namespace string
@@ -235,7 +239,7 @@ func (p *Publisher) serve(ctx, late context.Context, st *stream) error {
 			return false, nil
 		}
 		p.o.Published(sent.lines)
-		if err := p.o.Journal.append(sent.text); err != nil {
+		if err := p.o.Journal.Append(sent.text); err != nil {
 			// A published line that is missing in the journal would make
 			// every judgement on it wrong: better to stop.
 			return false, fmt.Errorf("after sample %d of %s: %w", seq, sent.uid, err)

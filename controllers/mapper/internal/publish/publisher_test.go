@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
+	"github.com/fluidos-edge/testbed/internal/journal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -50,7 +50,7 @@ func short(s publish.Sample) publish.Sample {
 // bed is a publisher with what it counts.
 type bed struct {
 	*publish.Publisher
-	journal *publish.Journal
+	journal *journal.File
 
 	mu        sync.Mutex
 	published int
@@ -59,7 +59,7 @@ type bed struct {
 
 // newPublisher to b, with a journal at path.
 func newPublisher(b publish.Broker, path string, queue int, gather time.Duration) (*bed, error) {
-	j, err := publish.OpenJournal(path)
+	j, err := journal.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -382,53 +382,6 @@ func TestJournalIsAppendedTo(t *testing.T) {
 	}
 	if info, err := os.Stat(journal); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)
-	}
-}
-
-func TestJournalOfRootBelongsToItsFolder(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file to somebody else")
-	}
-	const somebody = 65532
-	dir := t.TempDir()
-	if err := os.Chown(dir, somebody, somebody); err != nil {
-		t.Fatal(err)
-	}
-	j, err := publish.OpenJournal(filepath.Join(dir, "published.lp"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := j.Close(); err != nil {
-		t.Fatal(err)
-	}
-	info, err := os.Stat(filepath.Join(dir, "published.lp"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if owner := info.Sys().(*syscall.Stat_t); owner.Uid != somebody || owner.Gid != somebody {
-		t.Errorf("it belongs to %d:%d", owner.Uid, owner.Gid)
-	}
-}
-
-func TestATornLineOfTheJournalStaysAlone(t *testing.T) {
-	journal := filepath.Join(t.TempDir(), "published.lp")
-	if err := os.WriteFile(journal, []byte("whole\ntor"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b := newFakeBroker(nil)
-	close(b.up)
-	p, stop := publisher(t, b, journal, 10)
-	p.Push(newSample("u", 5, 100, 1))
-	receive(t, b, 1)
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(journal)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rest, ok := strings.CutPrefix(string(text), "whole\ntor\n"); !ok || brief(t, rest) != "1 5/1@100" {
-		t.Errorf("journal %q", text)
 	}
 }
 
