@@ -26,6 +26,13 @@ const (
 	// AnnotationSensors carries what a board offers: base64 (line breaks
 	// allowed) of a JSON array with one element for each sensor.
 	AnnotationSensors = "sensors"
+	// AnnotationProblem says why the board cannot be relied on, for people: the
+	// reasons and messages of the Events that still hold, as
+	// `BoardSilent: connected, but no frame for 10s of 001d0000`, with "; " between
+	// two of them. The mapper of the Device's node writes it, in the form of
+	// Printable and of at most MaxProblem bytes; while nothing is wrong it is not
+	// there. Whether the board can be relied on is said by the DeviceStatus alone.
+	AnnotationProblem = "sensors.fluidos.eu/problem"
 	// LabelBoardID is the board's 96-bit unique id, 24 lower-case hex digits.
 	LabelBoardID = "sensors.fluidos.eu/board-id"
 )
