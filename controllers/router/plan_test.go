@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -635,6 +636,57 @@ func TestPlanSelection(t *testing.T) {
 		m.step()
 		expect(t, m.ready(0), "RelayBehind: relay http://admin selects 0 sensors, the router 1")
 	})
+}
+
+// The misses are the nearest: fewest requirements missed, then the smallest
+// distance to the bounds, then the name.
+func TestPlanMisses(t *testing.T) {
+	requirement := map[string]sensors.Requirement{
+		"humidity":   {Field: "type.sensorType", Equals: new("humidity")},
+		"< 16 ms":    {Field: "latency", Lt: new("16ms")},
+		"< 1 ms":     {Field: "latency", Lt: new("1ms")},
+		"> 0.02 s":   {Field: "latency", Gt: new("0.02s")},
+		">= 4 Hz":    {Field: "samplingRate", Ge: new("4Hz")},
+		"edge-2":     {Field: "node", Equals: new("edge-2")},
+		"impossible": {Field: "accuracy[Sound]", Le: new("1dB")},
+	}
+	for _, tc := range []struct {
+		requirements []string
+		// sensors are "<type> <latency in ms>", of board 1, 2, ...
+		sensors []string
+		want    []string
+	}{
+		{[]string{"humidity", "< 16 ms"}, []string{"Pressure 9", "Pressure 12", "Pressure 20", "Humidity 16", "Humidity 40", "Pressure 1", "Pressure 2"},
+			[]string{"d-4", "d-5", "d-1", "d-2", "d-6"}},
+		{[]string{"< 1 ms"}, []string{"Humidity 18", "Humidity 9", "Humidity 100", "Humidity 9"}, []string{"d-2", "d-4", "d-1", "d-3"}},
+		{[]string{"> 0.02 s"}, []string{"Humidity 9", "Humidity 20", "Humidity 18"}, []string{"d-2", "d-3", "d-1"}},
+		{[]string{"< 1 ms", ">= 4 Hz"}, []string{"Humidity 1.5", "Humidity 0.5", "Humidity 1.2"}, []string{"d-2", "d-3", "d-1"}},
+		{[]string{"< 16 ms"}, []string{"Humidity ", "Humidity fast", "Humidity 1e90"}, []string{"d-3", "d-1", "d-2"}},
+		{[]string{"edge-2"}, []string{"Humidity 3", "Humidity 2", "Pressure 1"}, []string{"d-1", "d-2", "d-3"}},
+		{[]string{"impossible", "< 1 ms"}, []string{"Humidity 9", "Humidity 0.5", "Humidity 2"}, []string{"d-2", "d-1", "d-3"}},
+	} {
+		t.Run(strings.Join(tc.requirements, " and "), func(t *testing.T) {
+			s := newSim()
+			for i, of := range tc.sensors {
+				measured, latency, _ := strings.Cut(of, " ")
+				f := s.offer(i+1, "edge-1", latency)
+				f.Spec.FlavorType.TypeData.Raw = bytes.ReplaceAll(f.Spec.FlavorType.TypeData.Raw, []byte("Humidity"), []byte(measured))
+			}
+			dp := s.ask("x", "")
+			for _, r := range tc.requirements {
+				dp.Spec.Sensors = append(dp.Spec.Sensors, requirement[r])
+			}
+			s.step()
+			var got []string
+			for _, m := range s.world.paths[0].Status.Misses {
+				got = append(got, strings.TrimSuffix(m.Sensor, "/p"))
+			}
+			expect(t, got, tc.want)
+			if message := s.ready(0); !strings.Contains(message, "; nearest: "+tc.want[0]+"/p: ") {
+				t.Errorf("message %q does not name %s", message, tc.want[0])
+			}
+		})
+	}
 }
 
 // An answer that was overtaken by a later one takes nothing back: the samples that

@@ -88,7 +88,7 @@ func (p *planner) selectAll(paths []sensors.DataPath, offers map[sensor.Key]offe
 		}
 		type near struct {
 			sensors.Miss
-			met int
+			sensor.Verdict
 		}
 		var misses []near
 		for _, k := range keys {
@@ -103,7 +103,7 @@ func (p *planner) selectAll(paths []sensors.DataPath, offers map[sensor.Key]offe
 			if v.Selected {
 				s.matched = append(s.matched, k)
 			} else {
-				misses = append(misses, near{sensors.Miss{Sensor: name(k), Reason: v.Reason}, v.Met})
+				misses = append(misses, near{sensors.Miss{Sensor: name(k), Reason: v.Reason}, v})
 			}
 		}
 		if s.err != nil {
@@ -112,7 +112,7 @@ func (p *planner) selectAll(paths []sensors.DataPath, offers map[sensor.Key]offe
 			continue
 		}
 		slices.SortStableFunc(misses, func(a, b near) int {
-			return cmp.Or(cmp.Compare(b.met, a.met), cmp.Compare(a.Sensor, b.Sensor))
+			return cmp.Or(cmp.Compare(b.Met, a.Met), cmp.Compare(a.Distance, b.Distance), cmp.Compare(a.Sensor, b.Sensor))
 		})
 		for _, miss := range misses[:min(len(misses), maxMisses)] {
 			s.misses = append(s.misses, miss.Miss)

@@ -2,6 +2,8 @@ package sensor
 
 import (
 	"fmt"
+	"math"
+	"math/big"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -10,12 +12,20 @@ import (
 	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
 )
 
-// Verdict on one sensor: Selected, or how many requirements were met and why
-// the first unmet one was not.
+// Verdict is what a selection says about one sensor.
 type Verdict struct {
+	// Selected is true if every requirement is met.
 	Selected bool
-	Met      int
-	// Reason is a sentence for a person: `latency 16 ms is not < 16 ms`.
+	// Met is the number of requirements that are met.
+	Met int
+	// Distance is how far the sensor is from meeting the other requirements: the
+	// sum over all unmet bounds of |value-bound|/|bound|. It has no unit: 18 ms is
+	// 17 from `< 1ms`, and 16 ms is 0 from `< 16ms`. From a bound of 0 it is |value|
+	// in the base unit of its dimension (s, Hz, A, ...). It is +Inf if an unmet
+	// requirement is not a bound, or its value has no usable number and unit.
+	Distance float64
+	// Reason is why the first unmet requirement is not met, as a sentence for a
+	// person: `latency 16 ms is not < 16 ms`. It is empty if Selected.
 	Reason string
 }
 
@@ -46,18 +56,27 @@ func Select(reqs []sensors.Requirement, o Offer) (Verdict, error) {
 	}
 	v := Verdict{}
 	for _, c := range judges {
-		if reason := c(o); reason == "" {
+		reason, distance := c(o)
+		if reason == "" {
 			v.Met++
-		} else if v.Reason == "" {
+			continue
+		}
+		if v.Reason == "" {
 			v.Reason = reason
 		}
+		v.Distance += distance
 	}
 	v.Selected = v.Met == len(reqs)
 	return v, nil
 }
 
-// judge returns why an offer does not meet one requirement, "" if it does.
-type judge func(Offer) string
+// judge returns why an offer does not meet one requirement and how far it is
+// from that; see Verdict.Distance. The reason is "" if the offer meets it.
+type judge func(Offer) (reason string, distance float64)
+
+// farthest is the distance of an unmet requirement that is not a bound, or whose
+// value cannot be compared with the bound.
+var farthest = math.Inf(1)
 
 // compile makes a requirement ready to judge. An error begins with the rest of
 // the requirement's path.
@@ -224,18 +243,30 @@ func (f field) value(o Offer) (quantity, string) {
 }
 
 func (f field) compare(bound quantity, sign string, holds func(int) bool) judge {
-	return func(o Offer) string {
+	return func(o Offer) (string, float64) {
 		v, reason := f.value(o)
 		switch {
 		case reason != "":
-			return f.name + " " + reason
+			return f.name + " " + reason, farthest
 		case v.dim != bound.dim:
-			return fmt.Sprintf("%s %s cannot be compared with %s", f.name, v.text, bound.text)
+			return fmt.Sprintf("%s %s cannot be compared with %s", f.name, v.text, bound.text), farthest
 		case !holds(v.n.Cmp(bound.n)):
-			return fmt.Sprintf("%s %s is not %s %s", f.name, v.text, sign, bound.text)
+			return fmt.Sprintf("%s %s is not %s %s", f.name, v.text, sign, bound.text), distance(v.n, bound.n)
 		}
-		return ""
+		return "", 0
 	}
+}
+
+// distance between a value and a bound; see Verdict.Distance. It is at most
+// 1e300, so that sums of it stay finite: a value that can be compared is always
+// nearer than one that cannot.
+func distance(value, bound *big.Rat) float64 {
+	d := new(big.Rat).Sub(value, bound)
+	if bound.Sign() != 0 {
+		d.Quo(d, bound)
+	}
+	f, _ := d.Abs(d).Float64()
+	return min(f, 1e300)
 }
 
 // oneOf holds if the field is one of the wanted.
@@ -252,7 +283,7 @@ func (f field) oneOf(verb string, wanted []string) judge {
 	asText := f.anyText(func(s string) bool {
 		return slices.ContainsFunc(wanted, func(w string) bool { return strings.EqualFold(s, w) })
 	}, complaint)
-	return func(o Offer) string {
+	return func(o Offer) (string, float64) {
 		if f.quantity == nil {
 			return asText(o)
 		}
@@ -263,28 +294,28 @@ func (f field) oneOf(verb string, wanted []string) judge {
 		text := f.texts(o)[0]
 		for i, w := range quantities {
 			if w.n == nil && strings.EqualFold(text, wanted[i]) || w.n != nil && w.dim == v.dim && w.n.Cmp(v.n) == 0 {
-				return ""
+				return "", 0
 			}
 		}
-		return shorten(f.name+" "+v.text+" "+complaint, maxReason)
+		return shorten(f.name+" "+v.text+" "+complaint, maxReason), farthest
 	}
 }
 
 // anyText holds if it does for one of the field's texts.
 func (f field) anyText(holds func(string) bool, complaint string) judge {
-	return func(o Offer) string {
+	return func(o Offer) (string, float64) {
 		texts := f.texts(o)
 		if slices.ContainsFunc(texts, holds) {
-			return ""
+			return "", 0
 		}
 		if len(texts) == 0 || len(texts) == 1 && texts[0] == "" {
-			return f.name + " is not declared"
+			return f.name + " is not declared", farthest
 		}
 		quoted := make([]string, len(texts))
 		for i, t := range texts {
 			quoted[i] = quote(t)
 		}
-		return shorten(f.name+" "+strings.Join(quoted, ", ")+" "+complaint, maxReason)
+		return shorten(f.name+" "+strings.Join(quoted, ", ")+" "+complaint, maxReason), farthest
 	}
 }
 

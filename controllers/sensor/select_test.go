@@ -2,11 +2,13 @@ package sensor_test
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
@@ -123,11 +125,100 @@ func TestSelect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(want, got); d != "" {
+			if d := cmp.Diff(want, got, cmpopts.IgnoreFields(sensor.Verdict{}, "Distance")); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
+			}
+			if got.Selected && got.Distance != 0 || got.Distance < 0 {
+				t.Errorf("distance %g of %+v", got.Distance, got)
 			}
 		})
 	}
+}
+
+// TestDistance has the distances that are documented, and what has none.
+func TestDistance(t *testing.T) {
+	humidity := sensors.Requirement{Field: "type.sensorType", Equals: p("humidity")}
+	pressure := sensors.Requirement{Field: "type.sensorType", Equals: p("pressure")}
+	lt := func(bound string) sensors.Requirement { return sensors.Requirement{Field: "latency", Lt: p(bound)} }
+	fast := sensors.Requirement{Field: "samplingRate", Ge: p("4Hz")}
+	tiny := "0." + strings.Repeat("0", 50) + "1e-99ns"
+	for _, c := range []struct {
+		name   string
+		change func(*nodecore.Characteristics)
+		reqs   []sensors.Requirement
+		want   float64
+	}{
+		{"met", latency("15", "ms"), []sensors.Requirement{humidity, lt("16ms")}, 0},
+		{"at the bound", latency("16", "ms"), []sensors.Requirement{humidity, lt("16ms")}, 0},
+		{"18 ms", latency("18", "ms"), []sensors.Requirement{lt("1ms")}, 17},
+		{"9 ms", latency("9", "ms"), []sensors.Requirement{lt("1ms")}, 8},
+		{"in another unit", latency("0.009", "s"), []sensors.Requirement{lt("1000us")}, 8},
+		{"from below", nil, []sensors.Requirement{fast}, 0.5},
+		{"beside a requirement that is met", nil, []sensors.Requirement{humidity, fast}, 0.5},
+		{"the sum of two", latency("9", "ms"), []sensors.Requirement{lt("1ms"), fast}, 8.5},
+		{"of a negative bound", latency("1", "ms"), []sensors.Requirement{lt("-2ms")}, 1.5},
+		{"of the bound 0, in seconds", latency("250", "ms"), []sensors.Requirement{lt("0ms")}, 0.25},
+		{"at the bound 0", latency("0", "ms"), []sensors.Requirement{lt("0ms")}, 0},
+		{"of what no float can hold", latency(strings.Repeat("9", 60)+"e99", "h"), []sensors.Requirement{lt(tiny), lt(tiny)}, 2e300},
+
+		{"text", nil, []sensors.Requirement{pressure}, math.Inf(1)},
+		{"text and a bound that is met", nil, []sensors.Requirement{pressure, lt("17ms")}, math.Inf(1)},
+		{"text and a bound that is not met", nil, []sensors.Requirement{lt("1ms"), pressure}, math.Inf(1)},
+		{"expression", nil, []sensors.Requirement{{Field: "part", Matches: p("lps.*")}}, math.Inf(1)},
+		{"equals of a quantity", nil, []sensors.Requirement{{Field: "latency", Equals: p("15ms")}}, math.Inf(1)},
+		{"in of quantities", nil, []sensors.Requirement{{Field: "latency", In: []string{"15ms", "17ms"}}}, math.Inf(1)},
+		{"not declared", latency("", "ms"), []sensors.Requirement{lt("16ms")}, math.Inf(1)},
+		{"no number", latency("fast", "ms"), []sensors.Requirement{lt("16ms")}, math.Inf(1)},
+		{"no unit", latency("17", ""), []sensors.Requirement{lt("16ms")}, math.Inf(1)},
+		{"another dimension", latency("17", "Hz"), []sensors.Requirement{lt("16ms")}, math.Inf(1)},
+		{"not measured", nil, []sensors.Requirement{{Field: "accuracy[Pressure]", Lt: p("1hPa")}}, math.Inf(1)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := sensor.Select(c.reqs, offer(c.change))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Distance != c.want {
+				t.Errorf("distance %g of %+v, want %g", got.Distance, got, c.want)
+			}
+		})
+	}
+}
+
+// TestNearest: of two values that do not meet a bound, the one that is nearer to
+// it by exact arithmetic never has the greater distance.
+func TestNearest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(label string) (string, *big.Rat) {
+			digits := rapid.Int64Range(-1e6, 1e6).Draw(t, label)
+			places := rapid.IntRange(0, 6).Draw(t, label+" places")
+			n := new(big.Rat).SetFrac(big.NewInt(digits), new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(places)), nil))
+			return n.FloatString(places), n
+		}
+		bound, b := draw("bound")
+		bound += "ms"
+		req := sensors.Requirement{Field: "latency", Lt: &bound}
+		if rapid.Bool().Draw(t, "above") {
+			req = sensors.Requirement{Field: "latency", Ge: &bound}
+		}
+		judge := func(label string) (sensor.Verdict, *big.Rat) {
+			text, n := draw(label)
+			v, err := sensor.Select([]sensors.Requirement{req}, offer(latency(text, "ms")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := n.Sub(n, b)
+			return v, d.Abs(d)
+		}
+		one, exactOne := judge("one")
+		two, exactTwo := judge("two")
+		if one.Selected || two.Selected {
+			return
+		}
+		if c := exactOne.Cmp(exactTwo); c < 0 && one.Distance > two.Distance || c > 0 && one.Distance < two.Distance || c == 0 && one.Distance != two.Distance {
+			t.Fatalf("bound %s: distances %g and %g of what is %s and %s from it", bound, one.Distance, two.Distance, exactOne, exactTwo)
+		}
+	})
 }
 
 func TestSelectAll(t *testing.T) {
@@ -144,7 +235,7 @@ func TestSelectAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(sensor.Verdict{Met: 2, Reason: "latency 16 ms is not < 16 ms"}, got); d != "" {
+	if d := cmp.Diff(sensor.Verdict{Met: 2, Distance: math.Inf(1), Reason: "latency 16 ms is not < 16 ms"}, got); d != "" {
 		t.Error(d)
 	}
 }
@@ -254,7 +345,7 @@ func FuzzSelect(f *testing.F) {
 		judge := func(r sensors.Requirement) (sensor.Verdict, error) {
 			r.Field = field
 			v, err := sensor.Select([]sensors.Requirement{r}, o)
-			if err == nil && v.Selected != (v.Reason == "") {
+			if err == nil && (v.Selected != (v.Reason == "") || v.Selected && v.Distance != 0 || !(v.Distance >= 0)) {
 				t.Fatalf("%+v", v)
 			}
 			return v, err
