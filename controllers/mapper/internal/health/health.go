@@ -10,6 +10,9 @@
 //     back is none.
 //   - The state is "" until a readable frame or a fault says something, then as in
 //     package devices.
+//   - Problems says why the state is unhealthy or offline: there is at least one
+//     then, and none in any other state. It changes only when the reasons do, not
+//     with each frame, so that it can be written down whenever it changes.
 //   - Times only grow; one that is behind its predecessor is taken as that.
 //
 // To try it: health_test.go tells it the lives of boards.
@@ -109,7 +112,11 @@ type Board struct {
 	apart, together int // frames in a row
 	disagree        bool
 	low             bool
-	restarted       time.Time
+
+	// Messages of the Events of the last loss, garbage and disagreement.
+	lostMessage, garbageMessage, disagreeMessage string
+	problems                                     []Event
+	restarted                                    time.Time
 }
 
 type stream struct {
@@ -119,6 +126,7 @@ type stream struct {
 	bad     int              // frames in a row
 	good    int
 	silent  bool
+	quiet   time.Duration // without a frame, when it was found silent
 	garbage bool
 }
 
@@ -128,6 +136,9 @@ type part struct {
 	frames int // with these values, in a row
 	since  time.Time
 	stuck  bool
+	// sameFrames and sameFor are frames and their duration when it was found stuck.
+	sameFrames int
+	sameFor    time.Duration
 }
 
 // New is a board of which nothing is known, not even that it is there: it is lost
@@ -141,6 +152,10 @@ func New(now time.Time, grace time.Duration) *Board {
 
 // State of the board, "" as long as it is not known.
 func (b *Board) State() string { return b.state }
+
+// Problems returns the Events that still hold, the one that says most first, each
+// with its reason and a message. The caller must not change the slice.
+func (b *Board) Problems() []Event { return b.problems }
 
 // Take returns the Events since the last call.
 func (b *Board) Take() []Event {
@@ -229,7 +244,7 @@ func (b *Board) Frame(now time.Time, name string, samples []Sample) {
 	if s.good >= garbageFrames {
 		s.garbage = false
 	}
-	var run *part // that is stuck now
+	stuck := false // a part that was not
 	for _, m := range samples {
 		p := b.parts[m.Part]
 		if p == nil || len(m.Values) == 0 {
@@ -241,11 +256,12 @@ func (b *Board) Frame(now time.Time, name string, samples []Sample) {
 		}
 		p.frames++
 		if !p.stuck && p.frames >= stuckFrames && now.Sub(p.since) >= stuckFor {
-			p.stuck, run = true, p
+			p.stuck, p.sameFrames, p.sameFor = true, p.frames, now.Sub(p.since)
+			stuck = true
 		}
 	}
-	if run != nil {
-		b.tell(ValueStuck, "the same values of %s in %d frames, for %s", strings.Join(b.stuck(), ", "), run.frames, brief(now.Sub(run.since)))
+	if stuck {
+		b.tell(ValueStuck, b.stuckMessage())
 	}
 	b.compare(samples)
 	b.settle(now)
@@ -274,8 +290,9 @@ func (b *Board) compare(samples []Sample) {
 		b.apart, b.together = b.apart+1, 0
 		if !b.disagree && b.apart >= disagreeFrames {
 			b.disagree = true
-			b.tell(ReadingsDisagree, "%s measures %.1f degC and %s %.1f, more than %.1f apart, in %d frames in a row",
+			b.disagreeMessage = fmt.Sprintf("%s measures %.1f degC and %s %.1f, more than %.1f apart, in %d frames in a row",
 				far[0].Part, far[0].Temperature, far[1].Part, far[1].Temperature, allowed, b.apart)
+			b.tell(ReadingsDisagree, b.disagreeMessage)
 		}
 	default:
 		b.apart, b.together = 0, b.together+1
@@ -296,7 +313,8 @@ func (b *Board) Malformed(now time.Time, name string, err error) {
 	if !s.garbage && s.bad >= garbageFrames {
 		already := b.any(func(s *stream) bool { return s.garbage })
 		if s.garbage = true; !already {
-			b.tell(GarbageFrames, "%d frames in a row cannot be read, the last: %v", s.bad, err)
+			b.garbageMessage = fmt.Sprintf("%d frames in a row cannot be read, the last: %v", s.bad, err)
+			b.tell(GarbageFrames, b.garbageMessage)
 		}
 	}
 	b.settle(now)
@@ -308,7 +326,7 @@ func (b *Board) Battery(now time.Time, level float64, low bool) {
 	switch {
 	case !b.low && (low || level < lowLevel):
 		b.low = true
-		b.tell(BatteryLow, "the battery is at %.0f %%", level)
+		b.tell(BatteryLow, fmt.Sprintf("the battery is at %.0f %%", level))
 	case !low && level >= fullLevel:
 		b.low = false
 	}
@@ -329,24 +347,23 @@ func (b *Board) Check(now time.Time) {
 	switch {
 	case !b.linked && !b.lostAt.IsZero() && !now.Before(b.lostAt):
 		b.lostAt, b.lost = time.Time{}, true
-		b.tell(BoardLost, "no connection: %s", b.why)
+		b.lostMessage = "no connection: " + b.why
+		b.tell(BoardLost, b.lostMessage)
 	case b.linked:
-		var silent []string
-		var longest time.Duration
+		silent := false // a stream that was not
 		already := b.any(func(s *stream) bool { return s.silent })
-		for name, s := range b.streams {
+		for _, s := range b.streams {
 			if now.Before(s.deadline()) {
 				continue
 			}
 			b.lost, b.lostAt = false, time.Time{} // it is there, and says nothing
 			if !s.silent {
-				s.silent = true
-				silent, longest = append(silent, name), max(longest, now.Sub(s.last))
+				s.silent, s.quiet = true, now.Sub(s.last)
+				silent = true
 			}
 		}
-		slices.Sort(silent)
-		if len(silent) > 0 && !already {
-			b.tell(BoardSilent, "connected, but no frame of %s for %s", strings.Join(silent, ", "), brief(longest))
+		if silent && !already {
+			b.tell(BoardSilent, b.silentMessage())
 		}
 	}
 	b.settle(now)
@@ -374,6 +391,7 @@ func (s *stream) deadline() time.Time {
 // settle draws the conclusion.
 func (b *Board) settle(now time.Time) {
 	next := b.state
+	defer b.explain()
 	switch {
 	case b.lost:
 		next = devices.StateOffline
@@ -390,6 +408,62 @@ func (b *Board) settle(now time.Time) {
 			Message: fmt.Sprintf("online again after %s %s", brief(now.Sub(b.since)), b.state)})
 	}
 	b.state, b.since = next, now
+}
+
+// explain brings the problems in line with the state. A reason that is gone while
+// nothing says yet that the board is well, as after a reconnection, still explains
+// the state.
+func (b *Board) explain() {
+	if b.state != devices.StateUnhealthy && b.state != devices.StateOffline {
+		b.problems = nil
+		return
+	}
+	var now []Event
+	add := func(reason, message string) { now = append(now, Event{Reason: reason, Message: message}) }
+	lost := b.state == devices.StateOffline
+	if lost {
+		add(BoardLost, b.lostMessage)
+	}
+	if !lost && b.any(func(s *stream) bool { return s.silent }) {
+		add(BoardSilent, b.silentMessage())
+	}
+	if b.any(func(s *stream) bool { return s.garbage }) {
+		add(GarbageFrames, b.garbageMessage)
+	}
+	if len(b.stuck()) > 0 {
+		add(ValueStuck, b.stuckMessage())
+	}
+	if b.disagree {
+		add(ReadingsDisagree, b.disagreeMessage)
+	}
+	if len(now) > 0 && !slices.Equal(now, b.problems) {
+		b.problems = now
+	}
+}
+
+// silentMessage names the silent streams, with the period that each should have.
+func (b *Board) silentMessage() string {
+	var names []string
+	var longest time.Duration
+	for name, s := range b.streams {
+		if s.silent {
+			mask, _, _ := strings.Cut(name, "-")
+			names = append(names, fmt.Sprintf("%s (due every %s)", mask, s.period.Round(time.Millisecond)))
+			longest = max(longest, s.quiet)
+		}
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("connected, but no frame for %s of %s", brief(longest), strings.Join(names, ", "))
+}
+
+// stuckMessage names the stuck parts, with what is true of all of them.
+func (b *Board) stuckMessage() string {
+	names := b.stuck()
+	frames, lasting := b.parts[names[0]].sameFrames, b.parts[names[0]].sameFor
+	for _, name := range names[1:] {
+		frames, lasting = min(frames, b.parts[name].sameFrames), min(lasting, b.parts[name].sameFor)
+	}
+	return fmt.Sprintf("the same values of %s in %d frames, for %s", strings.Join(names, ", "), frames, brief(lasting))
 }
 
 func (b *Board) faulty() bool {
@@ -416,8 +490,8 @@ func (b *Board) stuck() (names []string) {
 	return names
 }
 
-func (b *Board) tell(reason, format string, args ...any) {
-	b.events = append(b.events, Event{Reason: reason, Message: fmt.Sprintf(format, args...)})
+func (b *Board) tell(reason, message string) {
+	b.events = append(b.events, Event{Reason: reason, Message: message})
 }
 
 func (b *Board) at(now time.Time) time.Time {

@@ -25,6 +25,7 @@ const (
 
 // life of a board, on a clock that only its steps move.
 type life struct {
+	t   *testing.T
 	b   *health.Board
 	now time.Time
 	n   int
@@ -41,6 +42,18 @@ func (l *life) told(before string) {
 	if state != before {
 		l.got = append(l.got, "-> "+state)
 	}
+	bad := state == "unhealthy" || state == "offline"
+	if problems := l.b.Problems(); bad != (len(problems) > 0) {
+		l.t.Errorf("state %q with problems %+v, after %q", state, problems, l.got)
+	}
+}
+
+// problems that hold: "reason: message".
+func (l *life) problems() (out []string) {
+	for _, p := range l.b.Problems() {
+		out = append(out, p.Reason+": "+p.Message)
+	}
+	return out
 }
 
 func (l *life) do(f func()) {
@@ -226,7 +239,7 @@ func TestLives(t *testing.T) {
 		{"a clock that goes back", []step{well, func(l *life) { l.now = l.now.Add(-time.Hour) }, frames(5, half, warm)}, []string{"-> online"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &life{b: health.New(start, 30*time.Second), now: start}
+			l := &life{t: t, b: health.New(start, 30*time.Second), now: start}
 			for _, s := range tt.steps {
 				s(l)
 			}
@@ -237,9 +250,82 @@ func TestLives(t *testing.T) {
 	}
 }
 
+// What holds is named with the words of its Event, for as long as it holds.
+func TestProblems(t *testing.T) {
+	const half = 500 * time.Millisecond
+	warm, hot := temperature("hts221", 23), temperature("stts751", 29)
+	well := func(l *life) {
+		link(l)
+		expect(2)(l)
+		frames(5, half, warm)(l)
+	}
+	lost := func(l *life) {
+		unlink(l)
+		pass(6 * time.Second)(l)
+	}
+	const (
+		silent    = "BoardSilent: connected, but no frame for 10s of 001d0000 (due every 500ms)"
+		garbled   = "GarbageFrames: 5 frames in a row cannot be read, the last: frame of 3 bytes, want 12"
+		same      = "ValueStuck: the same values of lps22hh in 21 frames, for 10s"
+		disagrees = "ReadingsDisagree: hts221 measures 23.1 degC and stts751 29.1, more than 3.0 apart, in 5 frames in a row"
+		away      = "BoardLost: no connection: the board is gone"
+	)
+	for _, tt := range []struct {
+		name  string
+		steps []step
+		want  []string
+	}{
+		{"nothing heard yet", []step{link, expect(2), pass(9 * time.Second)}, nil},
+		{"well", []step{well}, nil},
+		{"a low battery and a restart take no board off offer", []step{well, battery(5, true), restart}, nil},
+		{"silent", []step{well, pass(time.Minute)}, []string{silent}},
+		{"silent, and over", []step{well, pass(time.Minute), frames(1, half, warm)}, nil},
+		{"two silent streams", []step{link, both, of(inertial, 1, half), frames(1, half, warm), pass(time.Minute)},
+			[]string{"BoardSilent: connected, but no frame for 10s of 001d0000 (due every 500ms), 00e00000 (due every 50ms)"}},
+		{"two silent streams, and one is back", []step{link, both, of(inertial, 1, half), frames(1, half, warm), pass(time.Minute), frames(1, half, warm)},
+			[]string{"BoardSilent: connected, but no frame for 10s of 00e00000 (due every 50ms)"}},
+		{"garbage", []step{well, garbage(50, half)}, []string{garbled}},
+		{"stuck", []step{well, frames(100, half, stuck("lps22hh"))}, []string{same}},
+		{"two stuck parts", []step{well, frames(10, half, stuck("lps22hh")), frames(100, half, stuck("lps22hh"), stuck("stts751"))},
+			[]string{"ValueStuck: the same values of lps22hh, stts751 in 21 frames, for 10s"}},
+		{"two stuck parts, and one is not any more", []step{well, frames(100, half, stuck("lps22hh"), stuck("stts751")), frames(5, half, stuck("lps22hh"), warm, temperature("stts751", 23))},
+			[]string{same}},
+		{"disagree", []step{well, frames(100, half, warm, hot)}, []string{disagrees}},
+		{"lost", []step{well, lost}, []string{away}},
+		{"never heard", []step{pass(time.Minute)}, []string{"BoardLost: no connection: it was not heard since the mapper started"}},
+		{"lost, for whatever reason it cannot be connected since", []step{well, lost, link, pass(time.Second),
+			func(l *life) { l.do(func() { l.b.Unlink(l.now, "another reason") }) }, pass(time.Minute)}, []string{away}},
+
+		{"two faults", []step{well, frames(50, half, warm, hot, stuck("lps22hh"))}, []string{same, disagrees}},
+		{"two faults, and one is over", []step{well, frames(50, half, warm, hot, stuck("lps22hh")), frames(5, half, warm, temperature("stts751", 23), stuck("lps22hh"))}, []string{same}},
+		{"stuck and lost", []step{well, frames(50, half, warm, stuck("lps22hh")), lost}, []string{away, same}},
+		{"silent and lost", []step{well, pass(time.Minute), lost}, []string{away}},
+		{"silent, lost and back as silent", []step{well, pass(time.Minute), lost, link, pass(time.Minute)}, []string{silent}},
+		{"garbage, then silence", []step{well, garbage(5, half), pass(time.Minute)}, []string{silent, garbled}},
+		{"all that can be", []step{well, frames(50, half, warm, hot, stuck("lps22hh")), garbage(5, half), pass(time.Minute)}, []string{silent, garbled, same, disagrees}},
+
+		{"still offline until a frame says more", []step{well, lost, link, garbage(1, half)}, []string{away}},
+		{"what was silent is not offered any more, and nothing else was heard yet", []step{link, both, frames(1, half, warm), pass(time.Minute), unlink, link,
+			func(l *life) {
+				l.do(func() { l.b.Expect(l.now, []health.Stream{{Name: "02000000", Period: half}}, nil) })
+			}},
+			[]string{"BoardSilent: connected, but no frame for 10s of 001d0000 (due every 500ms), 00e00000 (due every 50ms)"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := &life{t: t, b: health.New(start, 30*time.Second), now: start}
+			for _, s := range tt.steps {
+				s(l)
+			}
+			if diff := cmp.Diff(tt.want, l.problems()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestMessages(t *testing.T) {
 	const half = 500 * time.Millisecond
-	l := &life{b: health.New(start, 30*time.Second), now: start}
+	l := &life{t: t, b: health.New(start, 30*time.Second), now: start}
 	var got []string
 	told := func(s step) {
 		s(l)
@@ -279,7 +365,7 @@ func TestMessages(t *testing.T) {
 		"BoardRecovered true: online again after 2.5s unhealthy",
 		"ValueStuck false: the same values of hts221 in 21 frames, for 10s",
 		"BoardRecovered true: online again after 500ms unhealthy",
-		"BoardSilent false: connected, but no frame of 001d0000 for 12s",
+		"BoardSilent false: connected, but no frame for 12s of 001d0000 (due every 500ms)",
 		"GarbageFrames false: 5 frames in a row cannot be read, the last: frame of 3 bytes, want 12",
 		"BatteryLow false: the battery is at 5 %",
 		"BoardRestarted false: the board counts its uptime anew",
