@@ -31,10 +31,12 @@ import (
 
 // bench is a mapper in a bubble of time, with everything around it in the bubble:
 // a radio with boards, a broker that takes everything, an edge runtime and an API
-// server. It runs as long as the test.
+// server. It runs as long as the test, or until stop.
 type bench struct {
 	*mapper.Mapper
 	t       *testing.T
+	stop    func()
+	start   func()
 	air     *ether
 	api     client.Client
 	metrics *prometheus.Registry
@@ -56,7 +58,7 @@ func newBench(t *testing.T, boards []*puppet, options ...func(*mapper.Options)) 
 // newBenchWith or without an edge runtime.
 func newBenchWith(t *testing.T, boards []*puppet, edge bool, options ...func(*mapper.Options)) *bench {
 	t.Helper()
-	b := &bench{t: t, air: newEther(boards), metrics: prometheus.NewRegistry(), twins: map[string]dmi.Twin{}}
+	b := &bench{t: t, air: newEther(boards), twins: map[string]dmi.Twin{}}
 	refuse := func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -76,34 +78,41 @@ func newBenchWith(t *testing.T, boards []*puppet, edge bool, options ...func(*ma
 			return refuse()
 		},
 	})
-	o := mapper.Options{
-		Node: "edge-1", Namespace: "fluidos", MQTT: "tcp://127.0.0.1:1883", Client: b.api, Registerer: b.metrics,
-		Central: func(context.Context) (mapper.Central, error) { return b.air.open() },
-	}
-	for _, set := range options {
-		set(&o)
-	}
 	began := time.Now()
-	var err error
+	b.air.monotonic = func() int64 { return int64(time.Hour + time.Since(began)) }
 	var reporter mapper.Reporter
 	if edge {
 		reporter = b
 	}
-	b.Mapper, err = mapper.NewMapper(o, b, reporter, func() int64 { return int64(time.Hour + time.Since(began)) }, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.air.monotonic = func() int64 { return int64(time.Hour + time.Since(began)) }
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- b.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+	b.start = func() {
+		t.Helper()
+		b.metrics = prometheus.NewRegistry()
+		o := mapper.Options{
+			Node: "edge-1", Namespace: "fluidos", MQTT: "tcp://127.0.0.1:1883", Client: b.api, Registerer: b.metrics,
+			Central: func(context.Context) (mapper.Central, error) { return b.air.open() },
 		}
-	})
-	synctest.Wait()
+		for _, set := range options {
+			set(&o)
+		}
+		var err error
+		b.Mapper, err = mapper.NewMapper(o, b, reporter, b.air.monotonic, func(error) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		run := b.Run
+		go func() { done <- run(ctx) }()
+		b.stop = sync.OnceFunc(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+		t.Cleanup(b.stop)
+		synctest.Wait()
+	}
+	b.start()
 	return b
 }
 
@@ -178,6 +187,31 @@ func (b *bench) events(p *puppet) (out []string) {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// problem that the Device of a board says it has.
+func (b *bench) problem(p *puppet) string {
+	b.t.Helper()
+	var d devices.Device
+	if err := b.api.Get(b.t.Context(), client.ObjectKey{Namespace: "fluidos", Name: p.device()}, &d); err != nil {
+		b.t.Fatal(err)
+	}
+	return d.Annotations[devices.AnnotationProblem]
+}
+
+// wantProblem of a board: the reasons that its Device names, in order.
+func (b *bench) wantProblem(when string, p *puppet, reasons ...string) {
+	b.t.Helper()
+	b.pass(2 * time.Second) // between two writes
+	var got []string
+	for _, text := range strings.Split(b.problem(p), "; ") {
+		if reason, _, _ := strings.Cut(text, ": "); reason != "" {
+			got = append(got, reason)
+		}
+	}
+	if diff := cmp.Diff(reasons, got); diff != "" {
+		b.t.Errorf("%s: problem of %s is %q (-want +got):\n%s", when, p.device(), b.problem(p), diff)
+	}
 }
 
 func (b *bench) setAPIAway(away bool) {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,6 +84,19 @@ func (n *node) event(written <-chan *corev1.Event, name, reason string) {
 	}
 }
 
+// problem waits until a Device is given one that is as wanted.
+func (n *node) problem(written <-chan *devices.Device, name string, wanted func(string) bool) {
+	n.t.Helper()
+	for last := ""; ; {
+		d := take(n.t, written, fmt.Sprintf("problem of %s that is wanted, the last was %q", name, last))
+		if d.Name != name {
+			n.t.Errorf("problem of %s: %s", d.Name, d.Annotations[devices.AnnotationProblem])
+		} else if last = d.Annotations[devices.AnnotationProblem]; wanted(last) {
+			return
+		}
+	}
+}
+
 func reportedNumber(d fakeedge.Device, property string) (reported float64, desired string) {
 	v, err := strconv.ParseFloat(d.Twins[property].GetReported().GetValue(), 64)
 	if err != nil {
@@ -106,14 +120,23 @@ func TestWithAnEdgeRuntime(t *testing.T) {
 	control := boards(t, socket, 20, "hts221", "lps22hh", "stts751", "ism330dhcx", "iis2mdc", "imp34dt05")
 	b := newTestBroker(t)
 	b.start(t)
-	written := make(chan *corev1.Event, 1000)
-	c, applied := cluster(t, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-		err := c.Create(ctx, o, opts...)
-		if e, ok := o.(*corev1.Event); ok && err == nil {
-			written <- e
-		}
-		return err
-	}})
+	written, problems := make(chan *corev1.Event, 1000), make(chan *devices.Device, 1000)
+	c, applied := cluster(t, interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			err := c.Create(ctx, o, opts...)
+			if e, ok := o.(*corev1.Event); ok && err == nil {
+				written <- e
+			}
+			return err
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			err := c.Patch(ctx, o, p, opts...)
+			if d, ok := o.(*devices.Device); ok && err == nil {
+				problems <- d.DeepCopy()
+			}
+			return err
+		},
+	})
 	n := &node{t: t, ctx: ctx, api: c, edge: fakeedge.New(filepath.Join(dir, "dmi.sock"))}
 	n.edge.Limit(1000, 1000)
 	t.Cleanup(n.edge.Stop)
@@ -218,6 +241,9 @@ func TestWithAnEdgeRuntime(t *testing.T) {
 		n.until(kt1b, f.fault.Kind, func(d fakeedge.Device) bool {
 			return d.State == f.state && (f.symbol == nil || f.symbol(d))
 		})
+		if f.state != devices.StateOnline {
+			n.problem(problems, kt1b, func(text string) bool { return strings.HasPrefix(text, f.event+": ") })
+		}
 		if f.fault.Kind != topology.FaultReboot {
 			if _, err := control.Clear(ctx, "kt1b", ""); err != nil {
 				t.Fatal(err)
@@ -227,6 +253,9 @@ func TestWithAnEdgeRuntime(t *testing.T) {
 			n.event(written, kt1b, f.over)
 		}
 		n.until(kt1b, "the end of "+f.fault.Kind, func(d fakeedge.Device) bool { return d.State == devices.StateOnline })
+		if f.state != devices.StateOnline {
+			n.problem(problems, kt1b, func(text string) bool { return text == "" })
+		}
 	}
 	if state := n.edge.Reported("fluidos", bx1).State; state != devices.StateOnline {
 		t.Errorf("the other board is %s", state)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/health"
 	"github.com/fluidos-edge/testbed/simulators/radio"
@@ -37,6 +40,10 @@ type leaves struct {
 	log             *slog.Logger
 	// record an Event on a Device.
 	record func(device, reason, message string, normal bool)
+	// setProblem of a Device, "" for a board that is well, and dropProblem once its
+	// board is not ours. Neither waits.
+	setProblem  func(device, problem string)
+	dropProblem func(device string)
 	// report is nil without DMI.
 	report reporter
 	// owner is the node that a Device belongs to.
@@ -62,13 +69,16 @@ type leaf struct {
 	health *health.Board
 	shadow shadow
 	state  string // that was reported last
-	linked bool
-	asking bool            // whose it is
-	busy   time.Time       // when it was last heard with a connection elsewhere
-	waited bool            // for it to come back from there
-	gone   bool            // not ours any more
-	booted map[string]boot // by characteristic, of one start
-	told   string          // the desired value that was refused, as users were told
+	// problems that were set last; judged says that they were, none being a value.
+	problems []health.Event
+	judged   bool
+	linked   bool
+	asking   bool            // whose it is
+	busy     time.Time       // when it was last heard with a connection elsewhere
+	waited   bool            // for it to come back from there
+	gone     bool            // not ours any more
+	booted   map[string]boot // by characteristic, of one start
+	told     string          // the desired value that was refused, as users were told
 }
 
 func newLeaves(node, namespace string, log *slog.Logger) *leaves {
@@ -133,6 +143,7 @@ func (l *leaves) forget(b *leaf) {
 	}
 	b.gone = true
 	delete(l.all, b.device)
+	l.dropProblem(b.device)
 	l.log.Info("board is not this node's any more", "device", b.device)
 }
 
@@ -257,6 +268,11 @@ func (b *leaf) tell(now time.Time) {
 		b.of.record(b.device, e.Reason, e.Message, e.Normal)
 	}
 	state := b.health.State()
+	// As long as nothing is known of the board, what an earlier mapper wrote stays.
+	if problems := b.health.Problems(); !b.gone && state != "" && (!b.judged || !slices.Equal(problems, b.problems)) {
+		b.judged, b.problems = true, problems
+		b.of.setProblem(b.device, problemText(problems))
+	}
 	if b.of.report == nil || b.shadow.device == nil || b.gone || state == b.state {
 		return
 	}
@@ -266,6 +282,17 @@ func (b *leaf) tell(now time.Time) {
 	}
 	b.state = state
 	b.shadow.hurry(now)
+}
+
+// problemText is problems as the Device's annotation has them. Each may be equally
+// long, so that the reason of none is cut off.
+func problemText(problems []health.Event) string {
+	const between = "; "
+	texts := make([]string, len(problems))
+	for i, p := range problems {
+		texts[i] = devices.Printable(p.Reason+": "+p.Message, devices.MaxProblem/len(problems)-len(between))
+	}
+	return strings.Join(texts, between)
 }
 
 // tick does what is due, and returns when to come again. ask says that it is to be

@@ -234,42 +234,71 @@ func TestABoardIsAskedAgain(t *testing.T) {
 
 func TestHealthIsToldAndReported(t *testing.T) {
 	const half = 500 * time.Millisecond
+	// apart streams two temperatures that move, far from each other, with other values.
+	apart := func(b *bench, p *puppet, d time.Duration, values map[string]float64) {
+		for i := range int(d / half) {
+			v := map[string]float64{bluest.Temperature: 20, bluest.Temperature2: 30 + float64(i%2)}
+			maps.Copy(v, values)
+			p.stream(b, half, v)
+		}
+	}
 	for _, tt := range []struct {
 		name   string
 		befall func(b *bench, p *puppet)
 		events []string
 		states []string
+		// problem has the reasons that the Device names at last.
+		problem []string
 	}{
-		{"nothing", func(b *bench, p *puppet) { p.stream(b, 30*time.Second, nil) }, nil, []string{"online"}},
+		{"nothing", func(b *bench, p *puppet) { p.stream(b, 30*time.Second, nil) }, nil, []string{"online"}, nil},
 		{"silence, and its end", func(b *bench, p *puppet) {
 			b.pass(11 * time.Second)
 			p.stream(b, time.Second, nil)
-		}, []string{"BoardRecovered x1", "BoardSilent x1"}, []string{"online", "unhealthy", "online"}},
+		}, []string{"BoardRecovered x1", "BoardSilent x1"}, []string{"online", "unhealthy", "online"}, nil},
+		{"silence", func(b *bench, p *puppet) { b.pass(time.Minute) }, []string{"BoardSilent x1"}, []string{"online", "unhealthy"}, []string{"BoardSilent"}},
+		{"garbage, for ever", func(b *bench, p *puppet) {
+			for range 30 {
+				p.notify(p.feature().UUID(), []byte{1, 2, 3})
+				b.pass(half)
+			}
+		}, []string{"GarbageFrames x1"}, []string{"online", "unhealthy"}, []string{"GarbageFrames"}},
+		{"two faults at a time", func(b *bench, p *puppet) {
+			apart(b, p, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
+		}, []string{"ReadingsDisagree x1", "ValueStuck x1"}, []string{"online", "unhealthy"}, []string{"ValueStuck", "ReadingsDisagree"}},
+		{"two faults, and the end of one", func(b *bench, p *puppet) {
+			apart(b, p, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
+			apart(b, p, 5*time.Second, nil)
+		}, []string{"ReadingsDisagree x1", "ValueStuck x1"}, []string{"online", "unhealthy"}, []string{"ReadingsDisagree"}},
+		{"out of range while a part is stuck", func(b *bench, p *puppet) {
+			p.stream(b, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
+			p.drop("supervision timeout", true)
+			b.pass(20 * time.Second)
+		}, []string{"BoardLost x1", "ValueStuck x1"}, []string{"online", "unhealthy", "offline"}, []string{"BoardLost", "ValueStuck"}},
 		{"a stuck part", func(b *bench, p *puppet) {
 			p.stream(b, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
-		}, []string{"ValueStuck x1"}, []string{"online", "unhealthy"}},
+		}, []string{"ValueStuck x1"}, []string{"online", "unhealthy"}, []string{"ValueStuck"}},
 		{"readings that disagree", func(b *bench, p *puppet) {
 			p.stream(b, 5*time.Second, map[string]float64{bluest.Temperature: 20, bluest.Temperature2: 30})
-		}, []string{"ReadingsDisagree x1"}, []string{"online", "unhealthy"}},
+		}, []string{"ReadingsDisagree x1"}, []string{"online", "unhealthy"}, []string{"ReadingsDisagree"}},
 		{"garbage", func(b *bench, p *puppet) {
 			for range 7 {
 				p.notify(p.feature().UUID(), []byte{1, 2, 3})
 				b.pass(half)
 			}
 			p.stream(b, 5*time.Second, nil)
-		}, []string{"BoardRecovered x1", "GarbageFrames x1"}, []string{"online", "unhealthy", "online"}},
+		}, []string{"BoardRecovered x1", "GarbageFrames x1"}, []string{"online", "unhealthy", "online"}, nil},
 		{"a low battery", func(b *bench, p *puppet) {
 			p.send(bluest.Battery, map[string]float64{bluest.Level: 5, bluest.Status: 0})
 			p.stream(b, 5*time.Second, nil)
-		}, []string{"BatteryLow x1"}, []string{"online"}},
+		}, []string{"BatteryLow x1"}, []string{"online"}, nil},
 		{"no battery at all", func(b *bench, p *puppet) {
 			p.send(bluest.Battery, map[string]float64{bluest.Level: 0, bluest.Status: 2})
 			p.stream(b, 5*time.Second, nil)
-		}, nil, []string{"online"}},
+		}, nil, []string{"online"}, nil},
 		{"a restart without a word", func(b *bench, p *puppet) {
 			p.booted = time.Now()
 			p.stream(b, 5*time.Second, nil)
-		}, []string{"BoardRestarted x1"}, []string{"online"}},
+		}, []string{"BoardRestarted x1"}, []string{"online"}, nil},
 		{"a reboot", func(b *bench, p *puppet) {
 			p.drop("the board is gone: reboot", true)
 			p.booted = time.Now()
@@ -277,23 +306,23 @@ func TestHealthIsToldAndReported(t *testing.T) {
 			p.appear()
 			b.pass(time.Second)
 			p.stream(b, 5*time.Second, nil)
-		}, []string{"BoardRestarted x1"}, []string{"online"}},
+		}, []string{"BoardRestarted x1"}, []string{"online"}, nil},
 		{"a connection that is lost and taken up again", func(b *bench, p *puppet) {
 			p.drop("supervision timeout", false)
 			b.pass(2 * time.Second)
 			p.stream(b, 10*time.Second, nil)
-		}, nil, []string{"online"}},
+		}, nil, []string{"online"}, nil},
 		{"out of range", func(b *bench, p *puppet) {
 			p.drop("supervision timeout", true)
 			b.pass(20 * time.Second)
-		}, []string{"BoardLost x1"}, []string{"online", "offline"}},
+		}, []string{"BoardLost x1"}, []string{"online", "offline"}, []string{"BoardLost"}},
 		{"out of range, and back", func(b *bench, p *puppet) {
 			p.drop("supervision timeout", true)
 			b.pass(20 * time.Second)
 			p.appear()
 			b.pass(time.Second)
 			p.stream(b, 5*time.Second, nil)
-		}, []string{"BoardLost x1", "BoardRecovered x1"}, []string{"online", "offline", "online"}},
+		}, []string{"BoardLost x1", "BoardRecovered x1"}, []string{"online", "offline", "online"}, nil},
 		{"out of range three times within a minute", func(b *bench, p *puppet) {
 			for range 3 {
 				p.drop("supervision timeout", true)
@@ -303,7 +332,7 @@ func TestHealthIsToldAndReported(t *testing.T) {
 				p.stream(b, 5*time.Second, nil)
 			}
 			b.pass(5 * time.Second)
-		}, []string{"BoardLost x3", "BoardRecovered x3"}, []string{"online", "offline", "online", "offline", "online", "offline", "online"}},
+		}, []string{"BoardLost x3", "BoardRecovered x3"}, []string{"online", "offline", "online", "offline", "online", "offline", "online"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -315,6 +344,7 @@ func TestHealthIsToldAndReported(t *testing.T) {
 				p.stream(b, 3*time.Second, nil)
 				tt.befall(b, p)
 				b.want(p, tt.events, tt.states...)
+				b.wantProblem("at last", p, tt.problem...)
 				if got := b.states(other); len(got) > 0 && got[0] != "unhealthy" { // it says nothing at all
 					t.Errorf("states of the other board: %q", got)
 				}
@@ -371,6 +401,130 @@ func TestABoardThatMovesIsNotLost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The Device says what speaks against its board: in the words of the Event, with or
+// without an edge runtime, for as long as it does.
+func TestProblemsAreNamedOnTheDevice(t *testing.T) {
+	for _, edge := range []bool{true, false} {
+		t.Run(fmt.Sprintf("edge runtime %v", edge), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
+				b := newBenchWith(t, []*puppet{p}, edge)
+				p.stream(b, 5*time.Second, nil)
+				b.wantProblem("well", p)
+				b.pass(10 * time.Second)
+				const want = "BoardSilent: connected, but no frame for 10s of 00140000 (due every 500ms)"
+				if got := b.problem(p); got != want {
+					t.Errorf("problem %q, want %q", got, want)
+				}
+				b.pass(2 * time.Hour) // Events are gone by then
+				if got := b.problem(p); got != want {
+					t.Errorf("problem %q two hours later, want %q", got, want)
+				}
+				p.stream(b, time.Second, nil)
+				b.wantProblem("well again", p)
+			})
+		})
+	}
+}
+
+// What an earlier mapper wrote stays until this one knows better.
+func TestProblemsOverARestart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func(b *bench, p *puppet)
+		while  func(b *bench, p *puppet) // no mapper runs
+		after  func(b *bench, p *puppet)
+		want   []string
+	}{
+		{"silent, and well again", nil, nil, func(b *bench, p *puppet) { p.stream(b, time.Second, nil) }, nil},
+		{"silent, and still so", nil, nil, func(b *bench, p *puppet) { b.pass(30 * time.Second) }, []string{"BoardSilent"}},
+		{"silent, and now garbage", nil, nil, func(b *bench, p *puppet) {
+			for range 10 {
+				p.notify(p.feature().UUID(), []byte{1, 2, 3})
+				b.pass(500 * time.Millisecond)
+			}
+		}, []string{"GarbageFrames"}},
+		{"silent, and gone", nil, func(_ *bench, p *puppet) { p.drop("gone", true) }, func(b *bench, p *puppet) {
+			b.take(p, "")
+			b.wantProblem("as nobody knows better", p, "BoardSilent")
+			b.pass(time.Minute)
+		}, []string{"BoardLost"}},
+		{"lost, and back", func(b *bench, p *puppet) {
+			p.drop("gone", true)
+			b.pass(time.Minute)
+		}, func(_ *bench, p *puppet) { p.appear() }, func(b *bench, p *puppet) { p.stream(b, time.Second, nil) }, nil},
+		{"silent, and of another node meanwhile", nil, func(b *bench, p *puppet) {
+			p.leave()
+			b.move(p)
+		}, func(b *bench, p *puppet) { b.pass(2 * time.Minute) }, []string{"BoardSilent"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
+				b := newBench(t, []*puppet{p})
+				b.take(p, "")
+				p.stream(b, 3*time.Second, nil)
+				b.pass(15 * time.Second)
+				b.wantProblem("silent", p, "BoardSilent")
+				if tt.before != nil {
+					tt.before(b, p)
+				}
+				before := b.problem(p)
+				b.stop()
+				if tt.while != nil {
+					tt.while(b, p)
+				}
+				b.start()
+				if got := b.problem(p); got != before || got == "" {
+					t.Errorf("problem %q after the start, before %q", got, before)
+				}
+				tt.after(b, p)
+				b.wantProblem("after the restart", p, tt.want...)
+			})
+		})
+	}
+}
+
+// A board that comes from another node brings what was wrong with it there, until it
+// is heard here.
+func TestAProblemFromAnotherNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
+		p.gone = true
+		b := newBench(t, []*puppet{p})
+		theirs := &devices.Device{ObjectMeta: objectMeta(p.device()), Spec: devices.DeviceSpec{NodeName: "edge-2"}}
+		theirs.Annotations = map[string]string{devices.AnnotationProblem: "BoardLost: of edge-2"}
+		if err := b.api.Create(t.Context(), theirs); err != nil {
+			t.Fatal(err)
+		}
+		b.pass(time.Minute)
+		b.wantProblem("not heard here", p, "BoardLost")
+		p.appear()
+		b.pass(time.Second)
+		p.stream(b, 5*time.Second, nil)
+		b.wantProblem("heard here", p)
+	})
+}
+
+// A board whose Device cannot be written to is served all the same, and its problem
+// is named as soon as the API server is there.
+func TestProblemsWaitForTheAPIServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
+		b := newBench(t, []*puppet{p})
+		p.stream(b, 3*time.Second, nil)
+		b.setAPIAway(true)
+		before := len(b.published)
+		p.stream(b, time.Minute, map[string]float64{bluest.Pressure: 1000})
+		if got := len(b.published) - before; got != 2*2*60 {
+			t.Errorf("%d samples in a minute, want %d", got, 2*2*60)
+		}
+		b.setAPIAway(false)
+		p.stream(b, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
+		b.wantProblem("when it is there", p, "ValueStuck")
+	})
 }
 
 func (b *bench) move(p *puppet) {

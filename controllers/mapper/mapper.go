@@ -24,8 +24,10 @@
 //     its Device wishes; the samples go over MQTT and do not wait for that. Neither
 //     does readiness: without DMI everything else works.
 //   - Users are told once of each thing that goes wrong with a board, as an Event on
-//     its Device (package internal/health has the rules). A board that moves to
-//     another node is that node's: nothing is said of it here any more.
+//     its Device (package internal/health has the rules). For as long as something
+//     speaks against a board, its Device has it in an annotation, too, which outlives
+//     Events (package internal/problems). A board that moves to another node is that
+//     node's: nothing is said of it here any more.
 //
 // To try it: `mapper --node edge-1 --kubeconfig FILE --radio radio.sock --mqtt
 // tcp://127.0.0.1:1883 --journal published.lp` beside a boards process;
@@ -52,6 +54,7 @@ import (
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/backoff"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/dmi"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/events"
+	"github.com/fluidos-edge/testbed/controllers/mapper/internal/problems"
 	"github.com/fluidos-edge/testbed/controllers/mapper/internal/publish"
 	"github.com/fluidos-edge/testbed/internal/journal"
 	"github.com/fluidos-edge/testbed/simulators/bluest"
@@ -250,6 +253,7 @@ type mapper struct {
 	publisher *publish.Publisher
 	leaves    *leaves
 	events    *events.Recorder
+	problems  *problems.Writer
 	agent     *dmi.Agent // nil without DMI
 	state     func(error)
 	monotonic func() int64
@@ -270,9 +274,11 @@ func newMapper(o Options, log *slog.Logger, counts *metrics, b publish.Broker, j
 			Written: func(reason string) { counts.events.WithLabelValues(reason).Inc() },
 			Dropped: func(string) { counts.lost.Inc() },
 		}),
-		leaves: newLeaves(o.Node, o.Namespace, log),
+		problems: problems.New(problems.Options{Client: o.Client, Namespace: o.Namespace, Node: o.Node, Log: log, Pause: o.Pause}),
+		leaves:   newLeaves(o.Node, o.Namespace, log),
 	}
 	m.leaves.record, m.leaves.owner = m.events.Record, m.owner
+	m.leaves.setProblem, m.leaves.dropProblem = m.problems.Set, m.problems.Drop
 	if o.DMISocket != "" {
 		m.agent = dmi.New(dmi.Options{
 			Protocol: protocolName, Node: o.Node, Edge: o.DMISocket, Listen: o.DMIListen, Pause: o.Pause, Log: log,
@@ -319,6 +325,10 @@ func (m *mapper) serveAll(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		m.events.Run(gctx)
+		return nil
+	})
+	g.Go(func() error {
+		m.problems.Run(gctx)
 		return nil
 	})
 	if m.agent != nil {

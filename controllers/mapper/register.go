@@ -26,7 +26,8 @@ const (
 	// resync is how often a registration is compared with what the API server has.
 	resync     = 30 * time.Second
 	apiTimeout = 10 * time.Second
-	// apiQPS bounds the requests to the API server: each board costs two a resync.
+	// apiQPS bounds the requests to the API server: each board costs two a resync, and
+	// a third while something is wrong with it.
 	apiQPS = 2 * 2 * maxBoards * float32(time.Second) / float32(resync)
 	// maxRetry is the longest pause between two tries to register.
 	maxRetry = 30 * time.Second
