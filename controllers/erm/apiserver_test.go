@@ -61,7 +61,7 @@ func TestWithoutDeviceStatus(t *testing.T) {
 	s.start(t)
 	s.unavailable(t, "without DeviceStatuses", offerHTS, "")
 	s.device(t, aged("b2", 0))
-	s.unavailable(t, "of two boards with one id, without DeviceStatuses", "b2-"+boardID+"-hts221", "its board has the id of Device b1")
+	s.unavailable(t, "of two boards with one id, without DeviceStatuses", "b2-"+boardID+"-hts221", duplicateOf("b1"))
 	s.ready(t, "edge-1", corev1.ConditionFalse)
 	s.offer(t, "its node is not Ready", offerHTS, func(o sensor.Offer, _ *nodecore.Flavor) bool { return !o.Available })
 	s.ready(t, "edge-1", corev1.ConditionTrue)
@@ -286,6 +286,16 @@ func (s *server) state(t *testing.T, name, state string) {
 	edit(t, s, &devices.DeviceStatus{}, name, func(d *devices.DeviceStatus) { d.Status.State = state })
 }
 
+// problem as the board's mapper writes it, "" for none.
+func (s *server) problem(t *testing.T, name, problem string) {
+	t.Helper()
+	edit(t, s, &devices.Device{}, name, func(d *devices.Device) {
+		if d.Annotations[devices.AnnotationProblem] = problem; problem == "" {
+			delete(d.Annotations, devices.AnnotationProblem)
+		}
+	})
+}
+
 func (s *server) withdrawn(t *testing.T, what, name string) {
 	t.Helper()
 	s.eventually(t, what, func() string {
@@ -415,6 +425,10 @@ func (s *server) run(t *testing.T) {
 	s.state(t, "b2", "unhealthy")
 	s.unavailable(t, "unhealthy", name, "its board is unhealthy")
 	t.Logf("state of a board to availability of its Flavor in %s", time.Since(began))
+	began = time.Now()
+	s.problem(t, "b2", silent)
+	s.unavailable(t, "unhealthy, and why", name, silent)
+	t.Logf("problem of a board to its Flavor in %s", time.Since(began))
 	s.settled(t)
 	stop()
 	before = s.settled(t)
@@ -431,13 +445,21 @@ func (s *server) run(t *testing.T) {
 		}
 		return ""
 	})
+	// The reason is still there, and the next one before its state.
+	s.problem(t, "b2", lost)
+	s.state(t, "b2", "offline")
+	s.unavailable(t, "offline, and why", name, lost)
+	s.problem(t, "b2", "")
+	s.unavailable(t, "offline, and nobody knows why", name, "its board is offline")
+	s.state(t, "b2", "online")
+	s.unavailable(t, "online for good", name, "")
 
 	// Of two boards with one id the later one is not available, until the first goes.
 	clone := device("b3", "edge-1", hts221)
 	clone.Labels = next.Labels
 	s.device(t, clone)
 	copied := "b3-" + idOf("b2") + "-hts221"
-	s.unavailable(t, "a second board with the id", copied, "its board has the id of Device b2")
+	s.unavailable(t, "a second board with the id", copied, duplicateID(idOf("b2"), "b2"))
 	s.unavailable(t, "the first board with the id", name, "")
 	duplicates := func() string {
 		var list corev1.EventList
@@ -459,7 +481,7 @@ func (s *server) run(t *testing.T) {
 	s.withdrawn(t, "what the first offered under the id", name)
 	s.settled(t) // and ERM has seen that
 	edit(t, s, &devices.Device{}, "b2", func(d *devices.Device) { d.Labels = clone.Labels })
-	s.unavailable(t, "it has the id again, but later", name, "its board has the id of Device b3")
+	s.unavailable(t, "it has the id again, but later", name, duplicateID(idOf("b2"), "b3"))
 	edit(t, s, &devices.Device{}, "b3", func(d *devices.Device) { d.Annotations = nil })
 	s.unavailable(t, "the other offers nothing any more", name, "")
 	if err := s.Delete(t.Context(), clone); err != nil {

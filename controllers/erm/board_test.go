@@ -36,6 +36,18 @@ func aged(name string, seconds int64) *devices.Device {
 	return d
 }
 
+const (
+	silent = "BoardSilent: connected, but no frame for 10s of 001d0000 (due every 500ms)"
+	lost   = "BoardLost: no connection: supervision timeout"
+)
+
+// duplicateOf is the fault of a Device with the board id of b1, which another one had first.
+func duplicateOf(first string) string { return duplicateID(boardID, first) }
+
+func duplicateID(id, first string) string {
+	return "DuplicateBoardID: board id " + id + " is that of Device " + first + " too, which had it first: the sensors of this Device are not available"
+}
+
 func TestJudge(t *testing.T) {
 	mine := aged("b1", 10)
 	leaving := aged("b2", 1)
@@ -47,6 +59,7 @@ func TestJudge(t *testing.T) {
 		status  *devices.DeviceStatus
 		sharers []*devices.Device
 		since   map[string]metav1.Time
+		problem string // the annotation
 		fault   string
 		first   string
 	}{
@@ -64,24 +77,42 @@ func TestJudge(t *testing.T) {
 		{name: "of an earlier Device of the name", status: status(&devices.Device{ObjectMeta: metav1.ObjectMeta{UID: "other"}}, "offline")},
 		{name: "alone with its id", sharers: []*devices.Device{mine}},
 		{name: "a younger one", sharers: []*devices.Device{mine, aged("a", 11)}},
-		{name: "an older one", sharers: []*devices.Device{mine, aged("c", 9)}, fault: "its board has the id of Device c", first: "c"},
-		{name: "of the same second, earlier by name", sharers: []*devices.Device{aged("a", 10), mine}, fault: "its board has the id of Device a", first: "a"},
+		{name: "an older one", sharers: []*devices.Device{mine, aged("c", 9)}, fault: duplicateOf("c"), first: "c"},
+		{name: "of the same second, earlier by name", sharers: []*devices.Device{aged("a", 10), mine}, fault: duplicateOf("a"), first: "a"},
 		{name: "of the same second, later by name", sharers: []*devices.Device{aged("c", 10), mine}},
-		{name: "the oldest of three", sharers: []*devices.Device{aged("c", 9), aged("d", 1), mine, aged("e", 2)}, fault: "its board has the id of Device d", first: "d"},
+		{name: "the oldest of three", sharers: []*devices.Device{aged("c", 9), aged("d", 1), mine, aged("e", 2)}, fault: duplicateOf("d"), first: "d"},
 		{name: "an older one, which does not offer yet", sharers: []*devices.Device{mine, aged("c", 9)}, since: map[string]metav1.Time{"b1": {}}},
 		{name: "a younger one, which offered first", sharers: []*devices.Device{mine, aged("a", 11)},
-			since: map[string]metav1.Time{"b1": metav1.Unix(30, 0), "a": metav1.Unix(20, 0)}, fault: "its board has the id of Device a", first: "a"},
+			since: map[string]metav1.Time{"b1": metav1.Unix(30, 0), "a": metav1.Unix(20, 0)}, fault: duplicateOf("a"), first: "a"},
 		{name: "an older one, which offered later", sharers: []*devices.Device{mine, aged("c", 9)},
 			since: map[string]metav1.Time{"b1": metav1.Unix(20, 0), "c": metav1.Unix(30, 0)}},
 		{name: "an older one that is being deleted", sharers: []*devices.Device{mine, leaving}},
-		{name: "both", status: status(mine, "offline"), sharers: []*devices.Device{aged("c", 9)}, fault: "its board has the id of Device c", first: "c"},
+		{name: "both", status: status(mine, "offline"), sharers: []*devices.Device{aged("c", 9)}, fault: duplicateOf("c") + "; its board is offline", first: "c"},
+
+		{name: "offline, and why", status: status(mine, "offline"), problem: lost, fault: lost},
+		{name: "unhealthy, and why", status: status(mine, "unhealthy"), problem: silent, fault: silent},
+		{name: "unhealthy for two reasons", status: status(mine, "unhealthy"), problem: silent + "; " + lost, fault: silent + "; " + lost},
+		{name: "both, and why", status: status(mine, "offline"), problem: lost, sharers: []*devices.Device{aged("c", 9)}, fault: duplicateOf("c") + "; " + lost, first: "c"},
+		{name: "a reason, and no state", problem: silent},
+		{name: "a reason, and online", status: status(mine, "online"), problem: silent},
+		{name: "a reason, and the state of an earlier Device", status: status(&devices.Device{ObjectMeta: metav1.ObjectMeta{UID: "other"}}, "offline"), problem: lost},
+		{name: "nothing but white space", status: status(mine, "offline"), problem: " \n\t", fault: "its board is offline"},
+		{name: "control characters", status: status(mine, "offline"), problem: "\x1b[2JBoardLost:\r\nno\x00 connection\u202e", fault: "[2JBoardLost: no connection"},
+		{name: "invalid UTF-8", status: status(mine, "offline"), problem: "BoardLost\xff: gone", fault: "BoardLost : gone"},
+		{name: "very long", status: status(mine, "offline"), problem: strings.Repeat("x", 200_000), fault: strings.Repeat("x", devices.MaxProblem-3) + "..."},
+		{name: "what only ERM says", status: status(mine, "offline"), problem: duplicateOf("c"), fault: "its board is offline"},
+		{name: "what only ERM says, hidden", status: status(mine, "offline"), problem: "\u200b DuplicateBoardID\n:\tof c", fault: "its board is offline"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var sharers []devices.Device
 			for _, d := range c.sharers {
 				sharers = append(sharers, *d)
 			}
-			fault, first := erm.Judge(mine, c.status, sharers, c.since)
+			d := mine.DeepCopy()
+			if c.problem != "" {
+				d.Annotations[devices.AnnotationProblem] = c.problem
+			}
+			fault, first := erm.Judge(d, c.status, sharers, c.since)
 			same(t, "fault", c.fault, fault)
 			name := ""
 			if first != nil {
@@ -188,12 +219,100 @@ func TestAvailabilityFollowsTheBoard(t *testing.T) {
 	})
 }
 
+// State and reasons come from different writers, in any order: the state alone decides
+// on availability, and each step is written once.
+func TestReasonsOfTheBoard(t *testing.T) {
+	type step struct {
+		what, want string
+		how        func(c *cluster)
+	}
+	b1 := device("b1", "edge-1", hts221)
+	state := func(s string) func(*cluster) {
+		return func(c *cluster) {
+			change(c, status(b1, ""), func(d *devices.DeviceStatus) { d.Status.State = s })
+		}
+	}
+	problem := func(text string) func(*cluster) {
+		return func(c *cluster) {
+			change(c, device("b1", ""), func(d *devices.Device) {
+				if d.Annotations[devices.AnnotationProblem] = text; text == "" {
+					delete(d.Annotations, devices.AnnotationProblem)
+				}
+			})
+		}
+	}
+	for _, o := range []struct {
+		name  string
+		steps []step
+	}{
+		{"state first", []step{
+			{"unhealthy", "false its board is unhealthy", state("unhealthy")},
+			{"its reason", "false " + silent, problem(silent)},
+			{"another state", "false " + silent, state("offline")},
+			{"its reason", "false " + lost, problem(lost)},
+			{"online", "true ", state("online")},
+			{"no reason", "true ", problem("")},
+		}},
+		{"reason first", []step{
+			{"a reason", "true ", problem(silent)},
+			{"unhealthy", "false " + silent, state("unhealthy")},
+			{"another reason", "false " + lost, problem(lost)},
+			{"its state", "false " + lost, state("offline")},
+			{"no reason", "false its board is offline", problem("")},
+			{"online", "true ", state("online")},
+		}},
+		{"a reason that nobody takes away", []step{
+			{"unhealthy", "false its board is unhealthy", state("unhealthy")},
+			{"its reason", "false " + silent, problem(silent)},
+			{"online", "true ", state("online")},
+		}},
+		{"the reasons change as a second one comes and the first one goes", []step{
+			{"unhealthy", "false its board is unhealthy", state("unhealthy")},
+			{"its reason", "false " + silent, problem(silent)},
+			{"another one", "false " + silent + "; ReadingsDisagree: x", problem(silent + "; ReadingsDisagree: x")},
+			{"only that", "false ReadingsDisagree: x", problem("ReadingsDisagree: x")},
+		}},
+	} {
+		t.Run(o.name, func(t *testing.T) {
+			c := newCluster(t, erm.Options{}, identity(), node("edge-1", corev1.ConditionTrue), b1.DeepCopy(), status(b1, "online"))
+			c.reconcile("b1")
+			last := "true "
+			for _, s := range o.steps {
+				s.how(c)
+				var want []string
+				if s.want != last {
+					want = []string{"update *v1alpha1.Flavor " + offerHTS}
+				}
+				same(t, s.what+": writes", want, c.reconcile("b1"))
+				same(t, s.what, map[string]string{offerHTS: s.want}, c.available())
+				c.restart()
+				same(t, s.what+": writes after a restart", []string(nil), c.reconcile("b1"))
+				last = s.want
+			}
+			same(t, "events", []string(nil), c.events())
+		})
+	}
+}
+
+// A Device that claims to be a duplicate does not give its id away by that.
+func TestAFaultThatPassesForAnother(t *testing.T) {
+	liar, second := aged("b1", 10), aged("b2", 20)
+	liar.Annotations[devices.AnnotationProblem] = duplicateOf("b2")
+	c := newCluster(t, erm.Options{}, identity(), node("edge-1", corev1.ConditionTrue), liar, status(liar, "unhealthy"))
+	c.reconcile("b1")
+	if err := c.Create(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	c.reconcile("b2", "b1")
+	same(t, "available", map[string]string{offerHTS: "false its board is unhealthy", "b2-" + boardID + "-hts221": "false " + duplicateOf("b1")}, c.available())
+}
+
 func TestDuplicateBoardID(t *testing.T) {
 	second := aged("b2", 20)
 	second.Annotations = annotation(hts221, lps22hh)
 	c := newCluster(t, erm.Options{}, identity(), node("edge-1", corev1.ConditionTrue), aged("b1", 10), second)
 	first, hts, lps := offerHTS, "b2-"+boardID+"-hts221", "b2-"+boardID+"-lps22hh"
-	const dup = "false its board has the id of Device b1"
+	dup := "false " + duplicateOf("b1")
 	event := "Warning b2 DuplicateBoardID: board id " + boardID + " is that of Device b1 too, which had it first: the sensors of this Device are not available"
 	c.reconcile("b1", "b2")
 	same(t, "available", map[string]string{first: "true ", hts: dup, lps: dup}, c.available())
@@ -232,7 +351,7 @@ func TestDuplicateBoardID(t *testing.T) {
 	}
 	c.reconcile("b1", "b2")
 	late := "Warning b1 DuplicateBoardID: board id " + boardID + " is that of Device b2 too, which had it first: the sensors of this Device are not available"
-	same(t, "it is back, and now the later one", map[string]string{first: "false its board has the id of Device b2", hts: "true ", lps: "true "}, c.available())
+	same(t, "it is back, and now the later one", map[string]string{first: "false " + duplicateOf("b2"), hts: "true ", lps: "true "}, c.available())
 	same(t, "events, of the other", []string{late, event, event}, c.events())
 }
 
@@ -280,6 +399,35 @@ func TestStateChanged(t *testing.T) {
 	if !erm.StateChanged().Create(event.CreateEvent{Object: status(device("b1", ""), "offline")}) ||
 		!erm.StateChanged().Delete(event.DeleteEvent{Object: status(device("b1", ""), "offline")}) {
 		t.Error("a DeviceStatus that appears or goes leads to no Reconcile")
+	}
+}
+
+// What nothing here reads of a Device leads to no Reconcile.
+func TestDeviceChanged(t *testing.T) {
+	d := device("b1", "edge-1", hts221)
+	d.Annotations[devices.AnnotationProblem] = silent
+	for _, c := range []struct {
+		what string
+		how  func(*devices.Device)
+		want bool
+	}{
+		{"managed fields", func(d *devices.Device) { d.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "mapper"}} }, false},
+		{"another annotation", func(d *devices.Device) { d.Annotations["note"] = "a" }, false},
+		{"another label", func(d *devices.Device) { d.Labels["note"] = "a" }, false},
+		{"the same problem in other bytes", func(d *devices.Device) { d.Annotations[devices.AnnotationProblem] = silent + "\n\x00" }, false},
+		{"another problem", func(d *devices.Device) { d.Annotations[devices.AnnotationProblem] = lost }, true},
+		{"no problem", func(d *devices.Device) { delete(d.Annotations, devices.AnnotationProblem) }, true},
+		{"the sensors", func(d *devices.Device) { d.Annotations[devices.AnnotationSensors] = "W10=" }, true},
+		{"the board id", func(d *devices.Device) { d.Labels[devices.LabelBoardID] = idOf("b2") }, true},
+		{"the specification", func(d *devices.Device) { d.Generation++ }, true},
+		{"its deletion", func(d *devices.Device) { d.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }, true},
+		{"another Device of the name", func(d *devices.Device) { d.UID = "other" }, true},
+	} {
+		after := d.DeepCopy()
+		c.how(after)
+		if got := erm.DeviceChanged().Update(event.UpdateEvent{ObjectOld: d, ObjectNew: after}); got != c.want {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
 	}
 }
 

@@ -17,20 +17,22 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	"github.com/fluidos-edge/testbed/controllers/sensor"
 )
 
-// hasIDOf begins why a board is not available whose id another one had first.
-const hasIDOf = "its board has the id of Device "
+// duplicatePrefix begins the fault of a board whose id another Device had first. No
+// other fault begins with it: offersSince relies on that.
+const duplicatePrefix = reasonDuplicate + ": "
 
 // judge says what speaks against a board, "" if nothing does: another Device, which
-// it then returns, had the same id first, or the edge says so in the DeviceStatus.
-// sharers are Devices with the same id, itself among them or not; since says from when
-// on they offer under it, those that do; status is nil if there is none. It is a pure
-// function.
+// it then returns, had the same id first, or the edge says so in the DeviceStatus, or
+// both. sharers are Devices with the same id, itself among them or not; since says
+// from when on they offer under it, those that do; status is nil if there is none. It
+// is a pure function.
 func judge(device *devices.Device, status *devices.DeviceStatus, sharers []devices.Device, since map[string]metav1.Time) (fault string, first *devices.Device) {
 	for i := range sharers {
 		// One that is being deleted has nothing on offer any more.
@@ -38,13 +40,36 @@ func judge(device *devices.Device, status *devices.DeviceStatus, sharers []devic
 			first = d
 		}
 	}
+	var faults []string
 	if first != nil {
-		return hasIDOf + first.Name, first
+		faults = append(faults, duplicatePrefix+duplicateMessage(device, first))
 	}
-	if word := ailing(device.UID, status); word != "" {
-		return "its board is " + word, nil
+	if state := ailing(device.UID, status); state != "" {
+		faults = append(faults, boardFault(device, state))
 	}
-	return "", nil
+	return strings.Join(faults, "; "), first
+}
+
+// duplicateMessage is said of a Device whose board's id another one had first.
+func duplicateMessage(device, first *devices.Device) string {
+	return fmt.Sprintf("board id %s is that of Device %s too, which had it first: the sensors of this Device are not available", boardID(device), first.Name)
+}
+
+// boardFault says why a board is in a state in which it cannot be relied on. The
+// reasons are in an annotation of its mapper's, which may come before the state or
+// after it, or not at all; as whoever may write Devices may write it, it is bounded
+// and cannot pass for a fault that ERM judges.
+func boardFault(device *devices.Device, state string) string {
+	problem := problemOf(device)
+	if problem == "" || strings.HasPrefix(problem, reasonDuplicate) {
+		return "its board is " + state
+	}
+	return problem
+}
+
+// problemOf is what the annotation of a board's mapper says, "" if it says nothing.
+func problemOf(device client.Object) string {
+	return devices.Printable(device.GetAnnotations()[devices.AnnotationProblem], devices.MaxProblem)
 }
 
 // before orders Devices by who had their id first: those that offer under it by when
@@ -69,7 +94,7 @@ func before(a, b *devices.Device, since map[string]metav1.Time) bool {
 func offersSince(device *devices.Device, flavors []nodecore.Flavor) (since metav1.Time, ok bool) {
 	prefix := device.Name + "-" + boardID(device) + "-"
 	for _, f := range flavors {
-		if !strings.HasPrefix(f.Name, prefix) || strings.HasPrefix(f.Annotations[sensor.AnnotationUnavailable], hasIDOf) {
+		if !strings.HasPrefix(f.Name, prefix) || strings.HasPrefix(f.Annotations[sensor.AnnotationUnavailable], duplicatePrefix) {
 			continue
 		}
 		if t := f.CreationTimestamp; !ok || t.Before(&since) {

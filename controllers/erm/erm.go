@@ -16,8 +16,11 @@
 // against its board. Two things do: the DeviceStatus says that it is offline,
 // unhealthy or disconnected; or another Device had the same board id first, of which
 // the later one gets an Event. The Flavor's annotation sensors.fluidos.eu/unavailable
-// names the one of them that holds. Where DeviceStatus is not defined, as in KubeEdge
-// up to v1.22, ERM does without until it is.
+// names what holds, for the consumer, who can read neither Devices nor Events: reason
+// and message of that Event, and why the board is in its state as the mapper says in
+// the Device's annotation sensors.fluidos.eu/problem. That one is text alone: it takes
+// no board off offer, and without it the state is named. Where DeviceStatus is not
+// defined, as in KubeEdge up to v1.22, ERM does without until it is.
 //
 // To try it: erm --kubeconfig FILE, then kubectl get devices,flavors,events -n fluidos.
 package erm

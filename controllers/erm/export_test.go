@@ -9,6 +9,7 @@ var (
 	IndexDevice   = indexDevice
 	IndexBoard    = indexBoard
 	StateChanged  = stateChanged
+	DeviceChanged = deviceChanged
 	Slim          = slim
 )
 

@@ -332,8 +332,7 @@ type note struct {
 }
 
 func duplicate(device, first *devices.Device) note {
-	return note{reasonDuplicate, fmt.Sprintf("board id %s is that of Device %s too, which had it first: the sensors of this Device are not available",
-		boardID(device), first.Name), first.ResourceVersion}
+	return note{reasonDuplicate, duplicateMessage(device, first), first.ResourceVersion}
 }
 
 // notes turn problems into few Events: one for each bad sensor, up to a number, and one for
@@ -477,14 +476,15 @@ func (r *reconciler) devicesWhere(ctx context.Context, wanted func(*devices.Devi
 	return out
 }
 
-// deviceChanged lets pass what desired reads of a Device, and another Device of the
-// same name; what a mapper reports does not.
+// deviceChanged lets pass what judge and desired read of a Device, and another Device
+// of the same name.
 func deviceChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, after := e.ObjectOld, e.ObjectNew
 		return before.GetUID() != after.GetUID() ||
 			before.GetGeneration() != after.GetGeneration() ||
 			before.GetAnnotations()[devices.AnnotationSensors] != after.GetAnnotations()[devices.AnnotationSensors] ||
+			problemOf(before) != problemOf(after) ||
 			before.GetLabels()[devices.LabelBoardID] != after.GetLabels()[devices.LabelBoardID] ||
 			(before.GetDeletionTimestamp() == nil) != (after.GetDeletionTimestamp() == nil)
 	}}
