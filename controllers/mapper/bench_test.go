@@ -43,6 +43,7 @@ type bench struct {
 
 	mu        sync.Mutex
 	apiAway   bool
+	gets      int                 // from the API server
 	reports   []string            // "<device> <state>" and "<device> <twins>", in order
 	twins     map[string]dmi.Twin // latest, by "<device>/<property>"
 	published []sample
@@ -69,6 +70,9 @@ func newBenchWith(t *testing.T, boards []*puppet, edge bool, options ...func(*ma
 	}
 	b.api, _ = cluster(t, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, k client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			b.mu.Lock()
+			b.gets++
+			b.mu.Unlock()
 			if err := refuse(); err != nil {
 				return err
 			}

@@ -508,6 +508,31 @@ func TestAProblemFromAnotherNode(t *testing.T) {
 	})
 }
 
+// A board that is another node's costs no more requests, whatever was wrong with it here.
+func TestAProblemThatMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
+		b := newBench(t, []*puppet{p})
+		b.take(p, "")
+		p.stream(b, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
+		b.wantProblem("here", p, "ValueStuck")
+		p.leave()
+		b.move(p)
+		b.pass(5 * time.Minute)
+		b.mu.Lock()
+		before := b.gets
+		b.mu.Unlock()
+		b.pass(time.Hour)
+		b.mu.Lock()
+		after := b.gets
+		b.mu.Unlock()
+		if after != before {
+			t.Errorf("%d requests in an hour for a board of another node", after-before)
+		}
+		b.wantProblem("there", p, "ValueStuck")
+	})
+}
+
 // A board whose Device cannot be written to is served all the same, and its problem
 // is named as soon as the API server is there.
 func TestProblemsWaitForTheAPIServer(t *testing.T) {

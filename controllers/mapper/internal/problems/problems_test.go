@@ -297,6 +297,20 @@ func TestAConflict(t *testing.T) {
 	})
 }
 
+// What is set while a write is under way is written after it.
+func TestAProblemThatChangesDuringItsWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, next := range []string{"BoardLost: gone", ""} {
+			b := newBed(t, device("a", ""))
+			b.before = func() { b.Set("a", next) }
+			b.Set("a", silent)
+			b.want("the first", "a", silent)
+			later(2 * time.Second)
+			b.want("the second", "a", next)
+		}
+	})
+}
+
 func TestDevicesAreWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, device("there", ""))
