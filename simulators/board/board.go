@@ -17,6 +17,7 @@
 //     characteristic.
 //   - Losing its connection, a board forgets what was subscribed and on its way,
 //     and advertises again. What was set over the air it forgets when it restarts.
+//   - A frame has its lines in the journal before it is handed to the radio.
 //   - A fault changes what it is for and nothing else; once over, the board is as
 //     it would have been without it.
 //
@@ -52,6 +53,8 @@ type Options struct {
 	Clock clock.PassiveClock
 	// Monotonic stamps emissions; nil means radio.Now.
 	Monotonic func() int64
+	// Journal gets what the board measures and what happens to it; nil keeps none.
+	Journal *Journal
 	// Wake says that Step is wanted earlier than the last Step said, and Announce
 	// that the board has become connectable or busy. Both are called without any
 	// lock, possibly from several goroutines; nil means nobody cares.
@@ -67,6 +70,7 @@ type Board struct {
 	opts    Options
 	variety *variety
 	mac     radio.Address
+	device  string
 	unit    time.Duration // of time stamps
 	advert  []byte
 	chance  chance
@@ -105,13 +109,14 @@ type stream struct {
 	period               time.Duration
 	disabled, subscribed bool
 	due                  time.Duration // never if it does not send
+	wall                 int64         // of the last emission, Unix ns
 }
 
 type frame struct {
-	channel int
-	value   []byte
-	emitted int64
-	deliver time.Duration
+	channel       int
+	value         []byte
+	emitted, wall int64 // monotonic, and Unix ns
+	deliver       time.Duration
 }
 
 // New is the board that a complete topology describes, switched on. Offers default to
@@ -174,13 +179,16 @@ func New(spec topology.Board, opts Options) (*Board, error) {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(mac[:], opts.Seed))
 	seed := chance(binary.BigEndian.Uint64(sum[:]))
 	b := &Board{
-		opts: opts, variety: v, mac: mac, unit: ad.Firmware.TSUnit(), advert: payload, chance: seed, place: newPlace(seed),
+		opts: opts, variety: v, mac: mac, device: strings.ToLower(spec.Model) + "-" + mac.Hex(), unit: ad.Firmware.TSUnit(), advert: payload, chance: seed, place: newPlace(seed),
 		replay: replay, made: opts.Clock.Now(), spec: spec,
 	}
 	b.origin = b.made.UnixNano()
 	b.reboot(-time.Duration(seed.unit(forUptime, 0) * float64(maxUptime)))
 	return b, nil
 }
+
+// Device is the name that the board's mapper gives it in Kubernetes.
+func (b *Board) Device() string { return b.device }
 
 // now on the board's clock. b.mu need not be held.
 func (b *Board) now() time.Duration { return b.opts.Clock.Now().Sub(b.made) }
@@ -308,24 +316,50 @@ func (b *Board) emit(ch int, now time.Duration) {
 	if n := len(b.flight); n > 0 {
 		deliver = max(deliver, b.flight[n-1].deliver)
 	}
-	value := b.frame(ch, now)
-	if len(b.faults) > 0 && b.suffers(topology.FaultGarbage, now) {
+	var measured [maxValues]float64
+	values := b.measure(ch, now, &measured)
+	value := b.encode(ch, now, values)
+	spoiled := len(b.faults) > 0 && b.suffers(topology.FaultGarbage, now)
+	if spoiled {
 		value = b.spoil(ch, value)
 	}
-	// The moment that deliver counts from, however long it took to get here.
-	emitted := b.opts.Monotonic() - int64(b.now()-now)
-	b.flight = append(b.flight, frame{channel: ch, value: value, emitted: emitted, deliver: deliver})
+	f := frame{channel: ch, value: value, deliver: deliver}
+	f.emitted, f.wall = b.stamps(now)
+	// The host's clock may have been set back; the times of a part increase all the same.
+	f.wall = max(f.wall, b.streams[ch].wall+1)
+	b.streams[ch].wall = f.wall
+	b.flight = append(b.flight, f)
+	b.opts.Journal.readings(b, ch, values, &f, deliver-now, spoiled)
 }
 
-// frame that a channel sends at a time. b.mu is held.
+// stamps are what the host's clocks, the monotonic one and the wall clock in Unix ns,
+// show at a time of the board's, however long it took to get here. The wall clock is
+// read each time: it may be set, and a monotonic clock stands still while the host sleeps.
+func (b *Board) stamps(at time.Duration) (monotonic, wall int64) {
+	monotonic = b.opts.Monotonic()
+	now := b.opts.Clock.Now()
+	late := int64(now.Sub(b.made) - at)
+	return monotonic - late, now.UnixNano() - late
+}
+
+// offers reports whether a part is on offer. Offers do not change.
+func (b *Board) offers(part string) bool { return slices.Contains(b.spec.Offers, part) }
+
+// frame that a channel would send at a time. b.mu is held.
 func (b *Board) frame(ch int, at time.Duration) []byte {
 	var values [maxValues]float64
-	encoder := b.variety.channels[ch].encoder
-	return encoder.Append(make([]byte, 0, encoder.Bytes()), uint16((at-b.booted)/b.unit), b.measure(ch, at, &values))
+	return b.encode(ch, at, b.measure(ch, at, &values))
 }
 
-// disconnect forgets the connection. b.mu is held.
-func (b *Board) disconnect() {
+// encode what a channel's sensors show at a time as a frame. b.mu is held.
+func (b *Board) encode(ch int, at time.Duration, values []float64) []byte {
+	encoder := b.variety.channels[ch].encoder
+	return encoder.Append(make([]byte, 0, encoder.Bytes()), uint16((at-b.booted)/b.unit), values)
+}
+
+// disconnect forgets the connection, which is gone for a reason. b.mu is held.
+func (b *Board) disconnect(why string) {
+	b.note(b.now(), EventDisconnected, why+lost(len(b.flight)))
 	b.link, b.node, b.flight, b.console, b.output = nil, "", nil, false, nil
 	for i := range b.streams {
 		b.streams[i].subscribed, b.streams[i].due = false, never

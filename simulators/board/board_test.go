@@ -48,8 +48,14 @@ type bench struct {
 
 func newBench(t *testing.T, spec topology.Board) *bench {
 	t.Helper()
+	return newJournaled(t, spec, nil)
+}
+
+// newJournaled is a bench whose board keeps a journal.
+func newJournaled(t *testing.T, spec topology.Board, j *board.Journal) *bench {
+	t.Helper()
 	s := &bench{t: t, clk: testingclock.NewFakeClock(start)}
-	s.board = newBoard(t, spec, board.Options{Clock: s.clk, Monotonic: func() int64 { return s.clk.Since(start).Nanoseconds() },
+	s.board = newBoard(t, spec, board.Options{Clock: s.clk, Journal: j, Monotonic: func() int64 { return s.clk.Since(start).Nanoseconds() },
 		InRange: func(_ *board.Board, ok bool) { s.inRange = append(s.inRange, ok) }})
 	s.conn = connect(t, s.board)
 	return s

@@ -146,6 +146,7 @@ func (b *Board) Set(p Patch) error {
 			b.setRate(environmental, spec.Rate)
 		}
 	})
+	b.note(b.now(), EventChanged, p.detail())
 	b.mu.Unlock()
 	b.opts.Wake(b)
 	return nil

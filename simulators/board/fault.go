@@ -68,7 +68,7 @@ func (b *Board) Fault(f topology.Fault, of string) error {
 	}
 	var end aftermath
 	b.expire(now, &end)
-	b.remove(func(old *fault) bool { return old.Kind == f.Kind }, &end)
+	b.remove(func(old *fault) bool { return old.Kind == f.Kind }, now, "replaced", &end)
 	switch f.Kind {
 	case topology.FaultStuck:
 		n.frozen = b.freeze(f.Part, now)
@@ -76,6 +76,7 @@ func (b *Board) Fault(f topology.Fault, of string) error {
 		b.reboot(now)
 	}
 	b.faults = append(b.faults, n)
+	b.note(now, EventFault, n.detail())
 	b.changed(f.Kind, true, &end)
 	b.mu.Unlock()
 	b.conclude(end)
@@ -102,7 +103,7 @@ func (b *Board) Clear(kind string) error {
 		}
 		return fmt.Errorf("kind: %q, but the board has only %s", kind, strings.Join(has, ", "))
 	}
-	b.remove(func(f *fault) bool { return kind == "" || f.Kind == kind }, &end)
+	b.remove(func(f *fault) bool { return kind == "" || f.Kind == kind }, now, "cleared", &end)
 	b.mu.Unlock()
 	b.conclude(end)
 	b.opts.Wake(b)
@@ -130,7 +131,7 @@ func (b *Board) changed(kind string, came bool, end *aftermath) {
 	}
 	if b.link != nil {
 		end.link, end.why = b.link, "the board is gone: "+kind
-		b.disconnect()
+		b.disconnect(end.why)
 	}
 }
 
@@ -181,14 +182,15 @@ func (b *Board) suffers(kind string, at time.Duration) bool {
 
 // expire removes faults that are over. b.mu is held.
 func (b *Board) expire(now time.Duration, end *aftermath) {
-	b.remove(func(f *fault) bool { return f.until <= now }, end)
+	b.remove(func(f *fault) bool { return f.until <= now }, now, "expired", end)
 }
 
-// remove faults. b.mu is held.
-func (b *Board) remove(which func(*fault) bool, end *aftermath) {
+// remove faults; how says why. b.mu is held.
+func (b *Board) remove(which func(*fault) bool, now time.Duration, how string, end *aftermath) {
 	left := b.faults[:0]
 	for i := range b.faults {
 		if f := b.faults[i]; which(&f) {
+			b.note(min(f.until, now), EventCleared, f.detail()+": "+how)
 			b.changed(f.Kind, false, end)
 		} else {
 			left = append(left, f)

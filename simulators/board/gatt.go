@@ -51,6 +51,7 @@ func (v via) Connect(l *radio.Link) error {
 		return radio.ErrBusy
 	}
 	b.link, b.node = l, v.node
+	b.note(b.now(), EventConnected, v.node)
 	b.mu.Unlock()
 	b.opts.Announce(b)
 	return nil
@@ -63,7 +64,7 @@ func (v via) Disconnected(l *radio.Link) {
 		b.mu.Unlock()
 		return
 	}
-	b.disconnect()
+	b.disconnect(l.Ended())
 	b.mu.Unlock()
 	b.opts.Announce(b)
 }
@@ -140,19 +141,30 @@ func (b *Board) configure(value []byte) error {
 		}
 		if err == nil {
 			b.redeclare(func() { b.setRate(ch, hz) })
+			b.noteSet(ch, fmt.Sprintf("rate=%v", hz), 0)
 		}
 		return err
 	}
 	if b.streams[ch].disabled = c.ID == bluest.CommandDisable; b.streams[ch].disabled {
-		b.recall(ch)
+		b.noteSet(ch, "disabled", b.recall(ch))
+	} else {
+		b.noteSet(ch, "enabled", 0)
 	}
 	b.schedule(ch)
 	return nil
 }
 
-// recall the frames of a channel that are on their way. b.mu is held.
-func (b *Board) recall(ch int) {
+// noteSet adds an event of what a central set of a channel, and of the frames under way
+// that were lost by it. b.mu is held.
+func (b *Board) noteSet(ch int, what string, frames int) {
+	b.note(b.now(), EventChanged, "over the air: "+b.variety.channels[ch].key+" "+what+lost(frames))
+}
+
+// recall the frames of a channel that are under way, and return how many. b.mu is held.
+func (b *Board) recall(ch int) int {
+	all := len(b.flight)
 	b.flight = slices.DeleteFunc(b.flight, func(f frame) bool { return f.channel == ch })
+	return all - len(b.flight)
 }
 
 func (v via) Subscribe(l *radio.Link, characteristic string, on bool) error {
@@ -171,7 +183,9 @@ func (v via) Subscribe(l *radio.Link, characteristic string, on bool) error {
 		return radio.ErrUnknown
 	default:
 		if b.streams[ch].subscribed = on; !on {
-			b.recall(ch)
+			if frames := b.recall(ch); frames > 0 {
+				b.noteSet(ch, "unsubscribed", frames)
+			}
 		}
 		b.schedule(ch)
 	}

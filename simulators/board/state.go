@@ -3,7 +3,6 @@ package board
 import (
 	"encoding/hex"
 	"slices"
-	"strings"
 	"time"
 
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
@@ -76,7 +75,7 @@ func (b *Board) State() State {
 	now := b.now()
 	s := State{
 		Name: b.spec.Name, Model: b.spec.Model, MAC: b.spec.MAC, ID: b.id(now),
-		Device: strings.ToLower(b.spec.Model) + "-" + b.mac.Hex(),
+		Device: b.device,
 		Nodes:  append([]string{}, b.spec.Nodes...), ConnectedTo: b.node,
 		Rate: b.streams[environmental].rate, Latency: b.spec.Latency, Offers: slices.Clone(b.spec.Offers), Parts: b.declare(),
 		Rates: map[string]float64{}, Faults: []FaultState{}, Uptime: topology.Duration(now - b.booted),

@@ -36,6 +36,7 @@ type channel struct {
 	key     string // the mask in hex
 	encoder *bluest.Encoder
 	gauges  []gauge // in the order of the frame
+	parts   []carried
 }
 
 const (
@@ -73,6 +74,11 @@ func newVariety(model string, env bluest.Mask, firmware string) *variety {
 		for _, quantity := range encoder.Quantities() {
 			ch.gauges = append(ch.gauges, v.gauge(quantity))
 		}
+		for _, p := range v.parts {
+			if p.Characteristic == c.mask {
+				ch.parts = append(ch.parts, carry(p, encoder.Quantities()))
+			}
+		}
 		v.channels[i] = ch
 		v.gatt = append(v.gatt, radio.Characteristic{UUID: ch.uuid, Read: true, Notify: true})
 		features.Characteristics = append(features.Characteristics, Characteristic{UUID: ch.uuid, Name: c.name, Properties: []string{"read", "notify"}})
@@ -86,6 +92,15 @@ func newVariety(model string, env bluest.Mask, firmware string) *variety {
 		{UUID: configService, Name: "config", Characteristics: []Characteristic{{UUID: bluest.ConfigUUID, Name: "config", Properties: []string{"write"}}}},
 	}
 	return v
+}
+
+// carry a part in a channel with these quantities.
+func carry(p bluest.Part, quantities []string) carried {
+	c := carried{Part: p}
+	for _, f := range p.Feeds {
+		c.gauges = append(c.gauges, slices.Index(quantities, f.Quantity))
+	}
+	return c
 }
 
 // gauge of the part that measures a quantity; that of the battery belongs to no part.

@@ -20,13 +20,15 @@ const grain = time.Millisecond
 type driver struct {
 	clock clock.Clock
 	woken chan struct{}
+	// turned is called at the end of each turn; its error ends the driver.
+	turned func() error
 
 	mu   sync.Mutex
 	asks []*board.Board // want Step now
 }
 
 func newDriver(clk clock.Clock) *driver {
-	return &driver{clock: clk, woken: make(chan struct{}, 1)}
+	return &driver{clock: clk, woken: make(chan struct{}, 1), turned: func() error { return nil }}
 }
 
 // wake has a board stepped as soon as possible. It does not wait.
@@ -34,13 +36,19 @@ func (d *driver) wake(b *board.Board) {
 	d.mu.Lock()
 	d.asks = append(d.asks, b)
 	d.mu.Unlock()
+	d.nudge()
+}
+
+// nudge has a turn come as soon as possible. It does not wait.
+func (d *driver) nudge() {
 	select {
 	case d.woken <- struct{}{}:
 	default:
 	}
 }
 
-func (d *driver) run(ctx context.Context) {
+// run drives the boards until ctx ends.
+func (d *driver) run(ctx context.Context) error {
 	var q due.Queue[*board.Board]
 	items := map[*board.Board]*due.Item[*board.Board]{}
 	step := func(it *due.Item[*board.Board]) {
@@ -69,6 +77,9 @@ func (d *driver) run(ctx context.Context) {
 		for it := q.Due(now); it != nil; it = q.Due(now) {
 			step(it)
 		}
+		if err := d.turned(); err != nil {
+			return err
+		}
 		next := q.Next()
 		if soon := now.Add(grain); !next.IsZero() && next.Before(soon) {
 			next = soon
@@ -76,7 +87,7 @@ func (d *driver) run(ctx context.Context) {
 		timer.Set(next)
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-d.woken:
 		case <-timer.C():
 		}

@@ -5,6 +5,12 @@
 // One goroutine and one timer drive all boards. A board costs nothing while
 // nobody is subscribed to it.
 //
+// With a journal, what boards measure and what happens to them is appended to a file
+// of line protocol ([board.Journal] has its form). It is written once a turn of the
+// driver, not once a line: a frame's lines are in the file before a radio gets the
+// frame, unless its latency is shorter than a turn. A journal that cannot be written
+// ends the process.
+//
 // To try it, with a file boards.json of the form of [Config], or without:
 //
 //	boards --config boards.json --control /tmp/boards.sock
@@ -35,6 +41,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
 
+	"github.com/fluidos-edge/testbed/internal/journal"
 	"github.com/fluidos-edge/testbed/simulators/board"
 	"github.com/fluidos-edge/testbed/simulators/radio"
 	"github.com/fluidos-edge/testbed/simulators/radio/socket"
@@ -51,6 +58,9 @@ type Options struct {
 	Radio string
 	// Control is the socket of the API.
 	Control string
+	// Journal is the file that what boards measured and what happened to them is
+	// appended to; empty keeps none.
+	Journal string
 	// Measure has Run only measure what boards cost, and write that to Output; nil
 	// means the standard output.
 	Measure Measurement
@@ -67,12 +77,13 @@ func (o *Options) AddFlags(fs *flag.FlagSet) {
 	fs.IntVar(&o.Count, "count", 0, "add so many boards, STWINKT1B and STWINBX1 in turn")
 	fs.StringVar(&o.Radio, "radio", "", "unix `socket` of one radio that hears all boards of -count; a configuration names its own")
 	fs.StringVar(&o.Control, "control", "", "unix `socket` to serve the control API on")
+	fs.StringVar(&o.Journal, "journal", "", "`file` to append every board's readings and events to, line protocol; empty keeps none")
 	fs.Var(&o.Measure, "measure", "only measure, `arm=fleet|loop,boards=N,frames=N`, and print JSON")
 }
 
 // Run simulates the boards until ctx ends. It is ready when every socket takes
-// connections; at the end no socket is left.
-func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) error {
+// connections; at the end no socket is left, and every line is in the journal.
+func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) (err error) {
 	if o.Measure != (Measurement{}) {
 		if o.Output == nil {
 			return o.Measure.run(ctx, os.Stdout)
@@ -87,8 +98,16 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) e
 	if clk == nil {
 		clk = clock.RealClock{}
 	}
+	file, err := journal.Open(o.Journal)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
 	f := newFleet(cfg.Seed, clk, log)
 	defer f.close()
+	if o.Journal != "" {
+		f.keep(file)
+	}
 	if err := f.open(cfg); err != nil {
 		if o.Config != "" {
 			err = fmt.Errorf("config %s: %w", o.Config, err)
@@ -97,7 +116,6 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) e
 	}
 	var control net.Listener
 	if o.Control != "" {
-		var err error
 		if control, err = socket.Listen(o.Control); err != nil {
 			return fmt.Errorf("control: %w", err)
 		}
@@ -112,14 +130,15 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) e
 	}
 	defer metrics.Unregister(f)
 
+	f.started()
+	if err := f.drive.turned(); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, r := range f.radios {
 		g.Go(func() error { return r.Run(ctx) })
 	}
-	g.Go(func() error {
-		f.drive.run(ctx)
-		return nil
-	})
+	g.Go(func() error { return f.drive.run(ctx) })
 	if len(cfg.Faults) > 0 {
 		s, start := newSchedule(cfg.Seed, cfg.Faults, f.list()), clk.Now()
 		g.Go(func() error {
@@ -142,7 +161,10 @@ func Run(ctx context.Context, log *slog.Logger, ready func(error), o *Options) e
 	}
 	log.Info("boards are up", "boards", len(f.list()), "radios", len(f.radios), "faults", len(cfg.Faults), "control", o.Control)
 	ready(nil)
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return f.drive.turned() // connections ended after the last turn
 }
 
 // fleet is what Run runs.
@@ -151,6 +173,7 @@ type fleet struct {
 	clock  clock.WithTicker
 	log    *slog.Logger
 	drive  *driver
+	record *board.Journal           // nil for none
 	radios map[string]*radio.Server // by node; does not change once open
 
 	joining sync.Mutex // before mu; keeps two from taking the same free name
@@ -160,6 +183,7 @@ type fleet struct {
 	boards map[string]*member
 	taken  map[string]string // addresses and ids, and whose they are
 	sent   map[string]int64  // notifications by model, of boards that are gone
+	up     bool              // a board that is added from now on comes later than the others
 }
 
 // member is a board of the fleet.
@@ -178,6 +202,28 @@ type member struct {
 func newFleet(seed uint64, clk clock.WithTicker, log *slog.Logger) *fleet {
 	return &fleet{seed: seed, clock: clk, log: log, drive: newDriver(clk),
 		radios: map[string]*radio.Server{}, boards: map[string]*member{}, taken: map[string]string{}, sent: map[string]int64{}}
+}
+
+// keep a journal in a file.
+func (f *fleet) keep(file *journal.File) {
+	f.record = board.NewJournal(f.drive.nudge)
+	var spare []byte
+	f.drive.turned = func() error {
+		lines, err := f.record.Take(spare)
+		spare = lines
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		return file.Append(lines)
+	}
+}
+
+// started says so in the journal.
+func (f *fleet) started() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.up = true
+	f.record.Event(f.clock.Now(), "", "", board.EventStarted, fmt.Sprintf("%d boards", len(f.names)))
 }
 
 // open the radios of a configuration and switch its boards on.
@@ -261,7 +307,7 @@ func (f *fleet) add(spec topology.Board) (*member, error) {
 		}
 	}
 	b, err := board.New(spec, board.Options{
-		Seed: f.seed, Clock: f.clock, Wake: f.drive.wake,
+		Seed: f.seed, Clock: f.clock, Journal: f.record, Wake: f.drive.wake,
 		// Every radio in reach hears what becomes of the board.
 		Announce: func(*board.Board) { f.tell(m, func(r *radio.Server) { r.Announce(m.address) }) },
 		InRange:  func(_ *board.Board, ok bool) { f.tell(m, func(r *radio.Server) { r.SetReach(m.address, ok) }) },
@@ -283,6 +329,9 @@ func (f *fleet) add(spec topology.Board) (*member, error) {
 		if owner, ok := f.taken[unique[1]]; ok {
 			return nil, fmt.Errorf("%s: %s: %w, %s", unique[0], unique[1], errTaken, owner)
 		}
+	}
+	if f.up {
+		f.note(m, board.EventAdded, m.model+" at "+strings.Join(m.nodes, ","))
 	}
 	for _, n := range m.nodes {
 		if err := f.radios[n].Add(radio.Heard{Peripheral: counted{b.Via(n), m}, RSSI: rssi(n, m.address)}); err != nil {
@@ -325,7 +374,13 @@ func (f *fleet) remove(name string) error {
 	delete(f.taken, m.id)
 	f.sent[m.model] += m.notifications()
 	_ = m.Clear("") // so that nothing wakes it any more
+	f.note(m, board.EventRemoved, "")
 	return nil
+}
+
+// note an event of a board in the journal.
+func (f *fleet) note(m *member, kind, detail string) {
+	f.record.Event(f.clock.Now(), m.name, m.Device(), kind, detail)
 }
 
 // fault makes something go wrong with a board.

@@ -118,7 +118,9 @@ func (m Measurement) run(ctx context.Context, w io.Writer) error {
 		measured, cancel := context.WithCancel(ctx)
 		defer cancel()
 		clk.end, clk.ended = clk.now.Add(time.Duration(m.Frames/m.Boards)*period), cancel
-		f.drive.run(measured)
+		if err := f.drive.run(measured); err != nil {
+			return err
+		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -14,6 +14,7 @@ type Link struct {
 	air     *air // nil if the air loses nothing
 
 	notified atomic.Int64
+	ended    string // why it is gone; peer.mu guards it
 }
 
 // Discard connects a board with nobody: what it notifies is counted and thrown
@@ -25,6 +26,16 @@ func Discard(p Peripheral) (*Link, error) {
 
 // Notified is how many notifications the link has taken.
 func (l *Link) Notified() int64 { return l.notified.Load() }
+
+// Ended says why the link is gone, as far as the radio knows; "" while it is there.
+func (l *Link) Ended() string {
+	if l.peer == nil {
+		return ""
+	}
+	l.peer.mu.Lock()
+	defer l.peer.mu.Unlock()
+	return l.ended
+}
 
 // Notify sends a notification without waiting. It reports false when the link is
 // gone, also because the client has not read enough; the board is told by
@@ -53,7 +64,7 @@ func (l *Link) send(p pdu) bool {
 
 // Drop ends the connection from the board's side; the client is told why.
 func (l *Link) Drop(why string) {
-	if l.peer == nil || !l.end() {
+	if l.peer == nil || !l.end(why) {
 		return
 	}
 	l.peer.s.detach(l)
@@ -62,7 +73,7 @@ func (l *Link) Drop(why string) {
 
 // lose ends the connection for both sides; the client is told why.
 func (l *Link) lose(why string) {
-	if !l.end() {
+	if !l.end(why) {
 		return
 	}
 	l.peer.s.detach(l)
@@ -71,12 +82,13 @@ func (l *Link) lose(why string) {
 }
 
 // end forgets the connection and reports whether it was there.
-func (l *Link) end() bool {
+func (l *Link) end(why string) bool {
 	l.peer.mu.Lock()
 	defer l.peer.mu.Unlock()
 	up := l.peer.links[l.handle] == l
 	if up {
 		delete(l.peer.links, l.handle)
+		l.ended = why
 	}
 	return up
 }

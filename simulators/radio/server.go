@@ -315,6 +315,18 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	c.mu.Lock()
 	dropped, links := c.dropped, c.links
 	c.dropped, c.links = true, nil
+	why := "the central is gone"
+	switch {
+	case dropped:
+		why = "the central does not read"
+	case ctx.Err() != nil:
+		why = "the radio is closed"
+	case !errors.Is(err, io.EOF):
+		why += ": " + err.Error()
+	}
+	for _, l := range links {
+		l.ended = why
+	}
 	c.mu.Unlock()
 	switch {
 	case dropped:
@@ -449,8 +461,9 @@ func (c *peer) handle(p pdu) error {
 	}
 	c.mu.Lock()
 	l := c.links[p.conn]
-	if p.kind == kindDisconnect {
+	if p.kind == kindDisconnect && l != nil {
 		delete(c.links, p.conn)
+		l.ended = "the central disconnected"
 	}
 	c.mu.Unlock()
 	if l == nil {
@@ -509,12 +522,12 @@ func (c *peer) connect(p pdu) error {
 	}
 	err := st.Connect(l)
 	if err == nil && !s.attach(l) { // it went out of range meanwhile
-		if l.end() {
+		if l.end("the board is out of range") {
 			st.Disconnected(l)
 		}
 		err = ErrUnknown
 	} else if err != nil {
-		l.end()
+		l.end(err.Error())
 	}
 	c.respond(p, nil, err)
 	return nil

@@ -74,6 +74,11 @@ func (l Layout) MapperJournal(provider, node string) string {
 	return filepath.Join(l.Journals(provider), "mapper-"+node+".lp")
 }
 
+// BoardsJournal has what the boards of one provider measured and emitted.
+func (l Layout) BoardsJournal(provider string) string {
+	return filepath.Join(l.Journals(provider), "boards.lp")
+}
+
 // SinkJournal has a line for each arrival at a consumer's sink.
 func (l Layout) SinkJournal(consumer string) string {
 	return filepath.Join(l.Journals(consumer), "sink.lp")

@@ -19,6 +19,9 @@ import (
 // their processes, in the order in which they start.
 func (b *Backend) provider(p topology.Provider, consumers []topology.Consumer) ([]process.Spec, error) {
 	l := b.layout
+	if err := os.MkdirAll(l.Journals(p.Name), 0o700); err != nil {
+		return nil, err
+	}
 	ca, err := pki.NewCA(l.PKI(p.Name), p.Name)
 	if err != nil {
 		return nil, err
@@ -62,16 +65,12 @@ func (b *Backend) provider(p topology.Provider, consumers []topology.Consumer) (
 	}
 	specs[3].URL = relayURL
 	for _, n := range p.EdgeNodes {
-		journal := l.MapperJournal(p.Name, n.Name)
-		if err := os.MkdirAll(filepath.Dir(journal), 0o700); err != nil {
-			return nil, err
-		}
 		specs = append(specs, b.component(p.Name, mapper, n.Name, "--node", n.Name,
 			"--kubeconfig", l.ComponentKubeconfig(p.Name, mapper), "--namespace", kube.Namespace,
 			"--radio", l.RadioSocket(p.Name, n.Name), "--mqtt", "tcp://"+l.Addr(p.Name, hollowedge, "mqtt/"+n.Name),
 			"--dmi-socket", l.DMISocket(p.Name, n.Name), "--dmi-listen", l.MapperSocket(p.Name, n.Name),
 			"--gather", time.Duration(p.Gather).String(), "--allow", strings.Join(p.Allow, ","),
-			"--journal", journal))
+			"--journal", l.MapperJournal(p.Name, n.Name)))
 	}
 	return specs, nil
 }
@@ -114,7 +113,7 @@ func (b *Backend) boards(p topology.Provider) (process.Spec, error) {
 		return process.Spec{}, err
 	}
 	file, hash, err := b.configFile(p.Name, boards+".json", string(config))
-	s := b.component(p.Name, boards, "", "--config", file, "--control", b.layout.BoardsSocket(p.Name))
+	s := b.component(p.Name, boards, "", "--config", file, "--control", b.layout.BoardsSocket(p.Name), "--journal", b.layout.BoardsJournal(p.Name))
 	s.ConfigHash = hash
 	return s, err
 }

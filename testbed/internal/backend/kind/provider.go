@@ -204,7 +204,8 @@ func (c *cluster) components(ctx context.Context, p topology.Provider, say func(
 	})
 	g.Go(func() error {
 		return c.install(installing, backend.Boards, backend.Boards, map[string]any{
-			"image": image, "config": string(boards), "runDir": l.RunDir(p.Name), "control": l.BoardsSocket(p.Name), "health": portBoards,
+			"image": image, "config": string(boards), "runDir": l.RunDir(p.Name), "control": l.BoardsSocket(p.Name),
+			"journal": l.BoardsJournal(p.Name), "journalDir": l.Journals(p.Name), "health": portBoards,
 		}, say)
 	})
 	for i, n := range p.EdgeNodes {
