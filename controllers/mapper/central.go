@@ -34,8 +34,8 @@ type Peer interface {
 	Write(ctx context.Context, characteristic string, value []byte) error
 	// Subscribe yields notifications in order until ctx ends or the connection goes;
 	// then the channel is closed. Notification.Received is on a clock that never
-	// steps; Emitted is the board's time of emission on the same clock, 0 if that is
-	// not known.
+	// steps; Emitted is the board's time of emission on the same clock, and EmittedWall
+	// on the wall clock; 0 if they are not known.
 	Subscribe(ctx context.Context, characteristic string) (<-chan radio.Notification, error)
 	// Err says why the connection is gone, nil while it is there.
 	Err() error

@@ -71,6 +71,12 @@ func Announcement(model string, features []string, rate float64) []nodecore.Char
 	return announcement(identity{model: model, features: features}, rate)
 }
 
+// Times of a notification that is taken in when the clocks show these.
+func Times(n radio.Notification, now, monotonic int64) (at int64, latency time.Duration) {
+	s := session{now: func() time.Time { return time.Unix(0, now) }, monotonic: func() int64 { return monotonic }}
+	return s.times(n)
+}
+
 // Restarted judges by two stamps, each with the times of its frame, in ns.
 func Restarted(before, after radio.Notification, tsBefore, tsAfter uint16, unit time.Duration) bool {
 	period := unit << 16

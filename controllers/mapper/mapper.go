@@ -7,6 +7,8 @@
 //     so also after a restart of mapper or board; seq counts from 1 without gaps over
 //     what was handed to the broker. A sample dropped before that is counted
 //     and takes no seq.
+//   - A sample has the time at which its board emitted it on the host's wall clock, as
+//     the board's own journal has it; where that is not known, the time of receipt.
 //   - Samples of one sensor are published in order, with timestamps that
 //     strictly increase. After a broken connection one line may be sent a second
 //     time, byte for byte the same.

@@ -144,7 +144,7 @@ func (b *stub) Write(l *radio.Link, c string, v []byte) error {
 // say prints text on the console.
 func say(l *radio.Link, text []byte) {
 	for piece := range slices.Chunk(text, 20) {
-		l.Notify(bluest.ConsoleUUID, piece, radio.Now())
+		l.Notify(bluest.ConsoleUUID, piece, radio.Now(), 0)
 	}
 }
 
@@ -185,7 +185,8 @@ func (b *stub) send(t *testing.T, celsius float64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !b.link.Notify(b.stream, frame, radio.Now()-int64(5*time.Millisecond)) {
+	const ago = int64(5 * time.Millisecond)
+	if !b.link.Notify(b.stream, frame, radio.Now()-ago, time.Now().UnixNano()-ago) {
 		t.Fatal("the board is not connected")
 	}
 }
@@ -655,7 +656,7 @@ func TestABoardThatTalksNonsenseDisturbsNobody(t *testing.T) {
 	for i := range 50 {
 		if i == 25 { // a frame that is none, in between
 			good.mu.Lock()
-			good.link.Notify(good.stream, []byte{1, 2, 3}, radio.Now())
+			good.link.Notify(good.stream, []byte{1, 2, 3}, radio.Now(), 0)
 			good.mu.Unlock()
 		}
 		good.send(t, float64(i+1)/10)

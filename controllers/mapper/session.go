@@ -21,9 +21,12 @@ const (
 	gattTimeout = 10 * time.Second
 	// consoleTimeout bounds the answer to one command.
 	consoleTimeout = 5 * time.Second
-	// maxAge is how old a notification may be by its envelope. One that claims
-	// more, or to come from the future, has no usable emission time.
+	// maxAge is how old a notification may be by its envelope, on either clock. One
+	// that claims more, or to come from the future, has no usable emission time.
 	maxAge = 10 * time.Minute
+	// maxAhead is how far in the future an emission may seem to be on the wall clock,
+	// which may have been set back since.
+	maxAhead = time.Second
 )
 
 // session is the connection of one board.
@@ -355,17 +358,30 @@ func (s *session) battery(f bluest.Frame) {
 	})
 }
 
-// frame takes in a sample of each part in one frame.
-func (s *session) frame(uuid string, f bluest.Frame, n radio.Notification, epoch int64) {
-	// The time of a sample is that of its emission: the wall clock now, less
-	// what has passed since on the monotonic clock.
-	// The wall clock is read last: an interruption between the two makes it late, never early.
+// times are when a notification was emitted, Unix ns, and how long it took from
+// then to here, negative if that is not known. What the board says counts where it is
+// plausible: its own record has the same time. A real adapter does not know; then the
+// time of receipt stands for that of the emission.
+func (s *session) times(n radio.Notification) (at int64, latency time.Duration) {
+	// The wall clock is read last: an interruption between the two makes a time of
+	// receipt late, never early.
 	monotonic := s.monotonic()
-	at, latency := s.now().UnixNano(), time.Duration(-1)
+	at, latency = s.now().UnixNano(), time.Duration(-1)
 	if age := time.Duration(monotonic - n.Emitted); n.Emitted > 0 && age >= 0 && age <= maxAge && n.Received >= n.Emitted {
-		at -= int64(age)
 		latency = time.Duration(n.Received - n.Emitted)
 	}
+	if age := time.Duration(at - n.EmittedWall); n.EmittedWall > 0 && age >= -maxAhead && age <= maxAge {
+		return n.EmittedWall, latency
+	}
+	if waited := time.Duration(monotonic - n.Received); n.Received > 0 && waited >= 0 && waited <= maxAge {
+		at -= int64(waited)
+	}
+	return at, latency
+}
+
+// frame takes in a sample of each part in one frame.
+func (s *session) frame(uuid string, f bluest.Frame, n radio.Notification, epoch int64) {
+	at, latency := s.times(n)
 	d := s.declared.Load()
 	var measured []health.Sample
 	for _, p := range d.parts {

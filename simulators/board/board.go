@@ -292,7 +292,7 @@ func (b *Board) step(now time.Duration, end *aftermath) {
 	sent := 0
 	for sent < len(b.flight) && b.flight[sent].deliver <= now {
 		f := &b.flight[sent]
-		b.link.Notify(b.variety.channels[f.channel].uuid, f.value, f.emitted) // if it is gone, Disconnected follows
+		b.link.Notify(b.variety.channels[f.channel].uuid, f.value, f.emitted, f.wall) // if it is gone, Disconnected follows
 		sent++
 	}
 	if sent > 0 {

@@ -207,10 +207,10 @@ func (b *Board) print(line string) {
 // talk sends a burst of the console's output. Each line begins in a notification of
 // its own. b.mu is held.
 func (b *Board) talk(now time.Duration) {
-	emitted := b.opts.Monotonic()
+	emitted, wall := b.stamps(now)
 	for i := 0; i < consoleBurst && len(b.output) > 0; i++ {
 		n := min(consoleMTU, bytes.IndexByte(b.output, '\n')+1)
-		b.link.Notify(bluest.ConsoleUUID, slices.Clone(b.output[:n]), emitted)
+		b.link.Notify(bluest.ConsoleUUID, slices.Clone(b.output[:n]), emitted, wall)
 		b.output = b.output[n:]
 	}
 	if b.talkAt = now + consolePause; len(b.output) == 0 {

@@ -100,11 +100,11 @@ func judge(spec topology.Board, readings []entry, got map[bluest.Mask][]radio.No
 		}
 		at := 0
 		for i, n := range got[p.Characteristic] {
-			for at < len(lines[p.Name]) && lines[p.Name][at].fields["frame"] != hex.EncodeToString(n.Value) {
+			for at < len(lines[p.Name]) && (lines[p.Name][at].fields["frame"] != hex.EncodeToString(n.Value) || lines[p.Name][at].at != n.EmittedWall) {
 				at++
 			}
 			if at == len(lines[p.Name]) {
-				bad("%s: no line for notification %d, % x", p.Name, i, n.Value)
+				bad("%s: no line for notification %d, % x of %d", p.Name, i, n.Value, n.EmittedWall)
 				break
 			}
 			at++
@@ -224,6 +224,7 @@ func TestJournal(t *testing.T) {
 				"another frame":       func(all []entry) []entry { all[0].fields["frame"] = "00" + all[0].fields["frame"].(string); return all },
 				"garbage not marked":  func(all []entry) []entry { delete(all[slices.IndexFunc(all, spoiled)].fields, "garbage"); return all },
 				"marked for no cause": func(all []entry) []entry { all[0].fields["garbage"] = true; return all },
+				"another time":        func(all []entry) []entry { all[0].at++; return all },
 				"another node":        func(all []entry) []entry { all[0].tags["node"] = "edge-2"; return all },
 			} {
 				if err := judge(spec, tamper(parseReadings(t, text)), got); err == nil {

@@ -172,7 +172,7 @@ func (m Measurement) loop(clk *steppedClock, all []sender, period time.Duration)
 			if err != nil {
 				return err
 			}
-			s.link.Notify(s.characteristic, v, radio.Now())
+			s.link.Notify(s.characteristic, v, radio.Now(), clk.now.UnixNano())
 		}
 	}
 	return nil

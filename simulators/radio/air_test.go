@@ -141,7 +141,7 @@ func TestLostNotifications(t *testing.T) {
 			defer tick.Stop()
 			for i := range n {
 				for _, b := range boards {
-					b.current().Notify(environmental, []byte{byte(i), byte(i >> 8)}, int64(i))
+					b.current().Notify(environmental, []byte{byte(i), byte(i >> 8)}, int64(i), 0)
 				}
 				<-tick.C
 			}
@@ -187,8 +187,8 @@ func TestUnsubscribeForgets(t *testing.T) {
 		}
 		expect(t, board, "connected", "subscribed true", "subscribed true")
 		for i := range 100 {
-			board.current().Notify(environmental, []byte("old"), 0)
-			board.current().Notify(console, []byte{byte(i)}, 0)
+			board.current().Notify(environmental, []byte("old"), 0, 0)
+			board.current().Notify(console, []byte{byte(i)}, 0, 0)
 		}
 		unsubscribe()
 		expect(t, board, "subscribed false")
@@ -196,7 +196,7 @@ func TestUnsubscribeForgets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		board.current().Notify(environmental, []byte("new"), 0)
+		board.current().Notify(environmental, []byte("new"), 0, 0)
 		if n, _ := next(t, ch); string(n.Value) != "new" {
 			t.Errorf("heard %q", n.Value)
 		}
@@ -214,7 +214,7 @@ func TestResendIsBounded(t *testing.T) {
 	inAir(t, radio.Options{Quality: radio.Quality{Loss: 0.9}}, []*peripheral{board}, func(t *testing.T, s *radio.Server, c *radio.Client) {
 		connect(t, c, macA)
 		l, sent := board.current(), 0
-		for l.Notify(environmental, []byte("x"), 0) {
+		for l.Notify(environmental, []byte("x"), 0, 0) {
 			sent++
 		}
 		next(t, c.Done())
@@ -243,7 +243,7 @@ func TestReach(t *testing.T) {
 			}
 			for range ch {
 			}
-			if l.Notify(environmental, nil, 0) {
+			if l.Notify(environmental, nil, 0, 0) {
 				t.Error("notified over a link that is gone")
 			}
 			if _, err := c.Connect(t.Context(), macA); !errors.Is(err, radio.ErrUnknown) {
@@ -378,11 +378,11 @@ func TestDiscard(t *testing.T) {
 		t.Errorf("a second connection: %v", err)
 	}
 	for range 3 {
-		if !board.current().Notify(environmental, []byte("x"), 0) {
+		if !board.current().Notify(environmental, []byte("x"), 0, 0) {
 			t.Error("not taken")
 		}
 	}
-	if l.Notify("nonsense", nil, 0) || l.Notify(environmental, make([]byte, 513), 0) {
+	if l.Notify("nonsense", nil, 0, 0) || l.Notify(environmental, make([]byte, 513), 0, 0) {
 		t.Error("took what no radio takes")
 	}
 	if l.Notified() != 3 {

@@ -42,6 +42,9 @@ type Notification struct {
 	// it, both host monotonic ns (see Now).
 	Emitted  int64
 	Received int64
+	// EmittedWall is when the board took the value on the host's wall clock, Unix ns,
+	// as the board itself records it; 0 if that is not known.
+	EmittedWall int64
 }
 
 // Client is the mapper's side of one radio. It is safe for concurrent use.
@@ -459,7 +462,7 @@ func (k *Conn) call(ctx context.Context, p pdu) (pdu, error) {
 
 // deliver reports whether there was room for the notification.
 func (k *Conn) deliver(p pdu) bool {
-	n := Notification{Characteristic: p.uuid.String(), Value: p.value, Emitted: p.emitted, Received: Now()}
+	n := Notification{Characteristic: p.uuid.String(), Value: p.value, Emitted: p.emitted, EmittedWall: p.wall, Received: Now()}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	sub := k.subs[p.uuid]

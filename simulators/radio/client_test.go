@@ -224,13 +224,13 @@ func TestConversation(t *testing.T) {
 	}
 	before := radio.Now()
 	for i := range 100 {
-		if !board.current().Notify(environmental, []byte{byte(i)}, before-int64(i)) {
+		if !board.current().Notify(environmental, []byte{byte(i)}, before-int64(i), 7+int64(i)) {
 			t.Fatal("link is gone")
 		}
 	}
 	for i := range 100 {
 		n, _ := next(t, ch)
-		if n.Characteristic != environmental || len(n.Value) != 1 || n.Value[0] != byte(i) || n.Emitted != before-int64(i) || n.Received < before {
+		if n.Characteristic != environmental || len(n.Value) != 1 || n.Value[0] != byte(i) || n.Emitted != before-int64(i) || n.EmittedWall != 7+int64(i) || n.Received < before {
 			t.Fatalf("notification %d: %+v", i, n)
 		}
 	}
@@ -347,7 +347,7 @@ func TestBoardDropsLink(t *testing.T) {
 	if err := k.Err(); !errors.Is(err, radio.ErrDisconnected) || !strings.Contains(err.Error(), "battery is empty") {
 		t.Errorf("err %v", err)
 	}
-	if l.Notify(environmental, nil, 0) {
+	if l.Notify(environmental, nil, 0, 0) {
 		t.Error("notified over a link that is gone")
 	}
 }
@@ -371,7 +371,7 @@ func TestSlowClient(t *testing.T) {
 	}
 	expect(t, slow, "connected", "subscribed true")
 	l, sent := slow.current(), 0
-	for l.Notify(environmental, make([]byte, 512), 0) {
+	for l.Notify(environmental, make([]byte, 512), 0, 0) {
 		sent++
 	}
 	expect(t, slow, "disconnected")
@@ -381,7 +381,7 @@ func TestSlowClient(t *testing.T) {
 	if sent < 1000 || sent > 20_000 {
 		t.Errorf("%d notifications were taken for a client that reads none", sent)
 	}
-	if !other.current().Notify(environmental, []byte("still"), 1) {
+	if !other.current().Notify(environmental, []byte("still"), 1, 0) {
 		t.Error("the other board's link is gone")
 	}
 	if n, ok := next(t, ch); !ok || string(n.Value) != "still" {
@@ -400,7 +400,7 @@ func TestSlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 257 {
-		slow.current().Notify(environmental, []byte("x"), 0)
+		slow.current().Notify(environmental, []byte("x"), 0, 0)
 	}
 	next(t, k.Done())
 	if err := k.Err(); !errors.Is(err, radio.ErrDisconnected) || !strings.Contains(err.Error(), "not read in time") {
@@ -483,7 +483,8 @@ func TestParseAddress(t *testing.T) {
 
 func FuzzPDU(f *testing.F) {
 	f.Add(radio.SubscribeBytes(macA, uuid.MustParse(environmental)))
-	f.Add(append(binary.BigEndian.AppendUint16(nil, 42), make([]byte, 42)...))
+	f.Add(append(binary.BigEndian.AppendUint16(nil, 50), make([]byte, 50)...))
+	f.Add(radio.NotificationBytes(uuid.MustParse(environmental), []byte("value"), 1, 1_690_000_000_000_000_000))
 	f.Add([]byte{0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)

@@ -61,6 +61,11 @@ func ReencodeCharacteristics(b []byte) ([]byte, error) {
 	return appendCharacteristics(nil, cs)
 }
 
+// NotificationBytes are what a radio sends for a notification of connection 1.
+func NotificationBytes(id [16]byte, value []byte, emitted, wall int64) []byte {
+	return pdu{kind: kindNotification, conn: 1, uuid: id, value: value, emitted: emitted, wall: wall}.append(nil)
+}
+
 // SubscribeBytes are what a client sends to connect to a board, as connection 1,
 // and to subscribe to a characteristic without reading any answer.
 func SubscribeBytes(mac Address, id [16]byte) []byte {

@@ -37,17 +37,18 @@ func (l *Link) Ended() string {
 	return l.ended
 }
 
-// Notify sends a notification without waiting. It reports false when the link is
-// gone, also because the client has not read enough; the board is told by
-// Disconnected.
-func (l *Link) Notify(characteristic string, value []byte, emitted int64) bool {
+// Notify sends a notification without waiting. emitted is when the board emitted it,
+// host monotonic ns, and wall the same on the wall clock, Unix ns, 0 if that is not
+// known. Notify reports false when the link is gone, also because the client has not
+// read enough; the board is told by Disconnected.
+func (l *Link) Notify(characteristic string, value []byte, emitted, wall int64) bool {
 	id, err := uuid.Parse(characteristic)
 	if err != nil || len(value) > maxValue {
 		return false
 	}
 	ok := true
 	if l.peer != nil {
-		ok = l.send(pdu{kind: kindNotification, conn: l.handle, emitted: emitted, uuid: id, value: value})
+		ok = l.send(pdu{kind: kindNotification, conn: l.handle, emitted: emitted, wall: wall, uuid: id, value: value})
 	}
 	if ok {
 		l.notified.Add(1)

@@ -10,19 +10,22 @@ import (
 
 // A PDU on the wire, big endian:
 //
-//	0  length    u16  bytes that follow: 42 + len(value)
+//	0  length    u16  bytes that follow: 50 + len(value)
 //	2  kind      u8
 //	3  status    u8   of a response
 //	4  ref       u32  number of a request, repeated in its response
 //	8  conn      u32  the connection, numbered by the client
-//	12 emitted   i64  host monotonic ns, of a notification
-//	20 uuid      16   characteristic
-//	36 address   6    of the board
-//	42 rssi      i8   dBm, of an advertisement
-//	43 flags     u8
-//	44 value     at most 512 bytes, as an attribute in ATT
+//	12 emitted   i64  emission of a notification, host monotonic ns
+//	20 wall      i64  the same on the wall clock, Unix ns; 0 if it is not known
+//	28 uuid      16   characteristic
+//	44 address   6    of the board
+//	50 rssi      i8   dBm, of an advertisement
+//	51 flags     u8
+//	52 value     at most 512 bytes, as an attribute in ATT
+//
+// Both sides are always of one build, so a PDU has no version.
 const (
-	headerLen = 44
+	headerLen = 52
 	maxValue  = 512
 )
 
@@ -69,6 +72,7 @@ type pdu struct {
 	ref     uint32
 	conn    uint32
 	emitted int64
+	wall    int64
 	uuid    uuid.UUID
 	address Address
 	rssi    int8
@@ -87,6 +91,7 @@ func (p pdu) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, p.ref)
 	b = binary.BigEndian.AppendUint32(b, p.conn)
 	b = binary.BigEndian.AppendUint64(b, uint64(p.emitted))
+	b = binary.BigEndian.AppendUint64(b, uint64(p.wall))
 	b = append(b, p.uuid[:]...)
 	b = append(b, p.address[:]...)
 	b = append(b, byte(p.rssi), p.flags)
@@ -112,10 +117,11 @@ func readPDU(r io.Reader) (pdu, error) {
 		ref:     binary.BigEndian.Uint32(h[4:]),
 		conn:    binary.BigEndian.Uint32(h[8:]),
 		emitted: int64(binary.BigEndian.Uint64(h[12:])),
-		uuid:    uuid.UUID(h[20:36]),
-		address: Address(h[36:42]),
-		rssi:    int8(h[42]),
-		flags:   h[43],
+		wall:    int64(binary.BigEndian.Uint64(h[20:])),
+		uuid:    uuid.UUID(h[28:44]),
+		address: Address(h[44:50]),
+		rssi:    int8(h[50]),
+		flags:   h[51],
 	}
 	if p.kind == 0 || p.kind >= kindEnd {
 		return pdu{}, fmt.Errorf("pdu of unknown kind %d", p.kind)

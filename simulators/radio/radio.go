@@ -7,8 +7,8 @@
 // and subscribes on a [Conn].
 //
 // What holds:
-//   - A notification carries the board's emission time as host monotonic
-//     nanoseconds ([Now]) beside the frame, never in it.
+//   - A notification carries the board's emission time, as host monotonic
+//     nanoseconds ([Now]) and on the host's wall clock, beside the frame, never in it.
 //   - Notifications of one connection arrive in the order in which the board
 //     handed them over, without gaps, until the connection ends. Air that loses
 //     some ([Quality]) makes them late, as the link layer's retransmissions do.
