@@ -7,9 +7,11 @@
 //     goes, with `-o json` one document a line.
 //   - A failure says what is wrong (`error:`) and what to do (`fix:`); with
 //     `-o json` it is the last line of stderr as {"error": ...} and stdout is empty.
-//   - The exit code is 0 it held, 1 an assertion failed or a testbed is degraded,
-//     2 bad usage, file or input, 3 could not be brought up, 4 no such testbed,
-//     130 interrupted; kubectl's own code for `testbed kubectl`.
+//   - A verdict is a result: it goes to stdout whatever it is. What it does not show by
+//     itself, such as that nothing was judged, goes to stderr as text.
+//   - The exit code is 0 it held, 1 an assertion failed, nothing was judged or a testbed
+//     is degraded, 2 bad usage, file or input, 3 could not be brought up, 4 no such
+//     testbed, 130 interrupted; kubectl's own code for `testbed kubectl`.
 //
 // Try it with `go run ./cmd/testbed --help`; tests are testdata/*.txtar.
 package cli
@@ -29,6 +31,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/fluidos-edge/testbed/scenarios"
@@ -56,6 +59,8 @@ type engine struct {
 	prune       func(context.Context, testbed.Options) (int64, error)
 	doctor      func(context.Context, testbed.DoctorOptions) ([]testbed.Check, error)
 	now         func() time.Time
+	// columns of the terminal that output goes to; 0 if it is none.
+	columns func(io.Writer) int
 	// demo runs the assertions of a scenario, or of all.
 	demo func(ctx context.Context, s *testbed.Status, scenario string, tell func(testbed.Event)) ([]scenarios.Result, error)
 }
@@ -65,7 +70,7 @@ func realEngine() engine {
 		up: testbed.Up, down: testbed.Down, describe: testbed.Describe, buildAssets: testbed.BuildAssets,
 		supervise: testbed.Supervise, kubeconfig: testbed.Kubeconfig, kubectl: testbed.Kubectl,
 		controls: testbed.BoardControls, control: testbed.BoardControl, demo: runScenarios, doctor: testbed.Doctor,
-		now: time.Now, images: testbed.Images, buildNode: testbed.BuildNodeImage, prune: testbed.PruneCache,
+		now: time.Now, columns: terminalColumns, images: testbed.Images, buildNode: testbed.BuildNodeImage, prune: testbed.PruneCache,
 	}
 }
 
@@ -109,6 +114,9 @@ func run(ctx context.Context, e engine, args []string, stdin io.Reader, stdout, 
 	case !held:
 		return a.report(ctx, err)
 	case verdict != nil:
+		if verdict.why != nil {
+			a.explain(verdict.why)
+		}
 		return verdict.exit
 	}
 	return exitOK
@@ -145,9 +153,10 @@ Kubernetes clusters, edge nodes, simulated sensor boards and the controllers bet
 them - and proves with assertions on delivered data that its scenarios hold.
 
 Results go to stdout, progress to stderr. Exit codes: 0 it held, 1 an assertion failed,
-2 bad usage, file or input, 3 could not be brought up, 4 no such testbed, 130 interrupted.`,
+or nothing was judged, 2 bad usage, file or input, 3 could not be brought up, 4 no such
+testbed, 130 interrupted.`,
 		Example: `  testbed up                                   # the default testbed
-  testbed demo                                 # both scenarios, PASS or FAIL
+  testbed demo                                 # all scenarios, PASS or FAIL
   testbed kubectl provider-1 -- get flavors -A
   testbed down`,
 		SilenceErrors: true,
@@ -378,6 +387,16 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(p)
+}
+
+// terminalColumns is the width of the terminal that w is; 0 if it is none.
+func terminalColumns(w io.Writer) int {
+	f := terminal(w, term.IsTerminal)
+	if f == nil {
+		return 0
+	}
+	columns, _ := terminalSize(f)
+	return columns
 }
 
 // terminal is the file behind w if it is a terminal that understands cursor movement.

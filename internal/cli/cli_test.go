@@ -119,60 +119,6 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func results(last string) []scenarios.Result {
-	r := func(id, scenario, title string, status string, reason string) scenarios.Result {
-		side := func(missing []int64) scenarios.Observation {
-			return scenarios.Observation{Sensors: []string{"uid-1"}, Streams: []scenarios.Stream{
-				{Endpoint: "consumer-1/b", Sensor: "uid-1", From: 5, To: 24, Count: 20 - len(missing), Missing: missing}}}
-		}
-		return scenarios.Result{Scenario: scenario, Expected: side([]int64{}), Observed: side([]int64{7}), Assertion: id, Title: title, Status: status, Reason: reason,
-			Backend: "embedded", Edge: "hollow", Testbed: "default", Run: "r1", Seconds: 11.5}
-	}
-	return []scenarios.Result{
-		r("M1", "multicast", "one consumer receives S1 at two endpoints", scenarios.Pass, ""),
-		r("L1", "latency-filter", "exactly the expected sensors", last, "sample 7 of uid-1 is missing at b"),
-	}
-}
-
-func TestDemo(t *testing.T) {
-	ctx := context.Background()
-	status := scenarios.Pass
-	var asked string
-	s := ready()
-	f := cli.Fake{
-		Describe: func(context.Context, testbed.Options) (*testbed.Status, error) { return s, nil },
-		Demo: func(_ context.Context, _ *testbed.Status, scenario string, tell func(testbed.Event)) ([]scenarios.Result, error) {
-			asked = scenario
-			tell(testbed.Event{Phase: "M1", State: "start"})
-			tell(testbed.Event{Phase: "M1", State: "done", Seconds: 11.5})
-			return results(status), nil
-		},
-	}
-	for _, c := range []struct {
-		status string
-		code   int
-	}{{scenarios.Pass, 0}, {scenarios.Fail, 1}, {scenarios.Error, 1}, {scenarios.Skip, 0}} {
-		status = c.status
-		code, out, stderr := runFake(ctx, f, "demo", "multicast")
-		golden(t, "demo-"+c.status+".golden", out)
-		if code != c.code || asked != "multicast" || stderr != "ok   M1                             11.5s\n" {
-			t.Errorf("%s: exit code %d, asked for %s, stderr %q", c.status, code, asked, stderr)
-		}
-		code, out, stderr = runFake(ctx, f, "demo", "-o", "json", "-q")
-		var got []scenarios.Result
-		if err := json.Unmarshal([]byte(out), &got); err != nil || code != c.code || stderr != "" || asked != "all" {
-			t.Errorf("%s: exit code %d, stderr %q, %v: %s", c.status, code, stderr, err, out)
-		}
-		if diff := cmp.Diff(results(c.status), got); diff != "" {
-			t.Error(diff)
-		}
-	}
-	s = &testbed.Status{Phase: testbed.PhaseDegraded}
-	if code, _, stderr := runFake(ctx, f, "demo"); code != 4 || !strings.Contains(stderr, "is dead") {
-		t.Errorf("dead: exit code %d, stderr %q", code, stderr)
-	}
-}
-
 func TestUp(t *testing.T) {
 	ctx := context.Background()
 	var got testbed.Options
@@ -210,13 +156,16 @@ func TestUp(t *testing.T) {
 		Status struct{ Phase string }
 		Demo   []scenarios.Result
 	}
-	if err := json.Unmarshal([]byte(out), &doc); err != nil || code != 1 || doc.Status.Phase != "Ready" || len(doc.Demo) != 2 {
+	if err := json.Unmarshal([]byte(out), &doc); err != nil || code != 1 || doc.Status.Phase != "Ready" || len(doc.Demo) != 3 {
 		t.Errorf("up --demo: exit code %d, %v: %s", code, err, out)
 	}
 	code, out, _ = runFake(ctx, f, "up", "--demo", "-q")
 	golden(t, "up-demo.golden", out)
 	if code != 1 {
 		t.Errorf("up --demo: exit code %d", code)
+	}
+	if code, _, _ = runFake(ctx, f, "up", "-q"); code != 0 {
+		t.Errorf("up without --demo: exit code %d", code)
 	}
 
 	fail = errors.New("provider-1/etcd: not ready in 60s: connection refused")
@@ -334,7 +283,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"kubeconfig", ""}, "consumer-1 provider-1 consumer-1@provider-1 consumer-2@provider-1 :4"},
 		{[]string{"kubectl", ""}, "consumer-1 provider-1 consumer-1@provider-1 consumer-2@provider-1 :4"},
 		{[]string{"up", "--external", ""}, "consumer-1/influxdb provider-1/erm provider-1/mapper/edge-1 :4"},
-		{[]string{"demo", ""}, "multicast latency-filter all :4"},
+		{[]string{"demo", "multicast", ""}, ":4"},
+		{[]string{"up", "--junit", ""}, "xml :8"},
 		{[]string{"up", "--edge", ""}, "auto hollow kubeedge :4"},
 	} {
 		code, out, _ := runFake(context.Background(), f, append([]string{"__complete"}, c.args...)...)

@@ -1,11 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,33 +13,94 @@ import (
 	"github.com/fluidos-edge/testbed/testbed"
 )
 
-// scenarioNames are what demo takes, besides the IDs of assertions.
-func scenarioNames() []string { return []string{scenarios.Multicast, scenarios.LatencyFilter, "all"} }
+// allScenarios is what demo takes for all scenarios.
+const allScenarios = "all"
+
+// scenarioWords are the names of scenarios that demo takes; it also takes the IDs of
+// assertions.
+func scenarioWords() []string { return append(scenarios.Names(), allScenarios) }
+
+// scenarioHelp says in a line what each scenario is about.
+func scenarioHelp() map[string]string {
+	return map[string]string{
+		scenarios.Multicast:     "some sensors' readings at several endpoints and consumers, and nowhere else",
+		scenarios.LatencyFilter: "exactly the sensors whose declared latency is below a bound",
+		scenarios.Truth:         "what is stored is what the boards measured, and sensor_latency_ms what it took",
+	}
+}
+
+// assertions are all of them.
+func assertions() []scenarios.Assertion {
+	all, err := scenarios.Select(allScenarios)
+	if err != nil {
+		panic(err)
+	}
+	return all
+}
+
+// demoFlags are the flags of a command that runs scenarios.
+type demoFlags struct {
+	strict bool
+	junit  string // file, or ""
+}
+
+func (f *demoFlags) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "exit with 1 also if an assertion is skipped")
+	cmd.Flags().StringVar(&f.junit, "junit", "", "write the results to this `file` too, as JUnit XML")
+	if err := cmd.MarkFlagFilename("junit", "xml"); err != nil {
+		panic(err)
+	}
+}
+
+// check judges the flags before anything runs.
+func (f *demoFlags) check(cmd *cobra.Command) error {
+	if !cmd.Flags().Changed("junit") {
+		return nil
+	}
+	return checkJUnit(f.junit)
+}
 
 func (a *app) demoCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "demo [multicast|latency-filter|all]",
+	var f demoFlags
+	var about, ids []string
+	help := scenarioHelp()
+	for _, name := range scenarios.Names() {
+		about = append(about, fmt.Sprintf("  %-16s %s", name, help[name]))
+	}
+	for _, as := range assertions() {
+		ids = append(ids, as.ID)
+	}
+	cmd := &cobra.Command{
+		Use:   "demo [" + strings.Join(scenarioWords(), "|") + "|ID]",
 		Short: "Run the scenarios: PASS or FAIL on delivered data",
-		Long: `demo runs assertions against a testbed that is up and judges what was delivered:
-multicast        one sensor's samples at several endpoints and consumers, and nowhere else
-latency-filter   exactly the sensors whose declared latency is within a bound
-One assertion runs by its ID, such as M1. Exit code 0 if all hold, 1 if one fails or could not be judged.`,
+		Long: "demo runs assertions against a testbed that is up and judges what was delivered:\n" + strings.Join(about, "\n") +
+			"\nOne assertion runs by its ID: " + strings.Join(ids, ", ") + `.
+
+Exit code 0 if something was judged, and all of it held; 1 if an assertion failed or could
+not be judged, if all were skipped, and with --strict if one was. An assertion is skipped
+if the topology has nothing to show it with.`,
+		Example: `  testbed demo                         # all scenarios
+  testbed demo M3 -o json              # one assertion, with everything that is known of it
+  testbed demo --strict --junit r.xml  # for CI`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usage("name one scenario, or all", "%s: one argument too many: %q", cmd.CommandPath(), args[1])
 			}
 			if len(args) == 1 {
 				if _, err := scenarios.Select(args[0]); err != nil {
-					return usage("use one of "+strings.Join(scenarioNames(), ", ")+", or the ID of an assertion", "%v", err)
+					return usage("use one of "+strings.Join(scenarioWords(), ", ")+", or the ID of an assertion", "%v", err)
 				}
 			}
 			return nil
 		},
-		ValidArgs: scenarioNames(),
+		ValidArgsFunction: completeScenario,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			scenario := "all"
+			scenario := allScenarios
 			if len(args) == 1 {
 				scenario = args[0]
+			}
+			if err := f.check(cmd); err != nil {
+				return err
 			}
 			ctx, cancel := a.deadline(cmd.Context())
 			defer cancel()
@@ -47,25 +108,40 @@ One assertion runs by its ID, such as M1. Exit code 0 if all hold, 1 if one fail
 			if err != nil {
 				return caused(ctx, err)
 			}
-			results, err := a.runDemo(ctx, s, scenario)
-			if err != nil {
-				return err
-			}
-			if a.json() {
+			results, verdict := a.runDemo(ctx, s, scenario, f)
+			switch {
+			case results == nil:
+			case a.json():
 				err = a.printJSON(results)
-			} else {
-				a.printResults(results)
+			default:
+				a.printResults(results, f)
 			}
-			if code := judge(results); err == nil && code != exitOK {
-				err = &verdictError{code}
-			}
-			return err
+			return cmp.Or(err, verdict)
 		},
 	}
+	f.add(cmd)
+	return cmd
 }
 
-// runDemo runs a scenario on a testbed that lives.
-func (a *app) runDemo(ctx context.Context, s *testbed.Status, scenario string) ([]scenarios.Result, error) {
+// completeScenario suggests what demo takes.
+func completeScenario(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var words []string
+	if len(args) == 0 {
+		help := scenarioHelp()
+		for _, name := range scenarios.Names() {
+			words = append(words, cobra.CompletionWithDesc(name, help[name]))
+		}
+		words = append(words, cobra.CompletionWithDesc(allScenarios, "all scenarios"))
+		for _, as := range assertions() {
+			words = append(words, cobra.CompletionWithDesc(as.ID, as.Title))
+		}
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
+// runDemo runs a scenario on a testbed that lives. Besides the results, if there are any,
+// it returns what they come to: nil, a verdictError, or why a run has no verdict.
+func (a *app) runDemo(ctx context.Context, s *testbed.Status, scenario string, f demoFlags) ([]scenarios.Result, error) {
 	if s.Phase == testbed.PhaseDegraded || s.Phase == testbed.PhaseStarting {
 		var down []string
 		for _, c := range s.Components {
@@ -87,87 +163,57 @@ func (a *app) runDemo(ctx context.Context, s *testbed.Status, scenario string) (
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	var unwritten error
+	if f.junit != "" && (err == nil || len(results) > 0) { // of a run that was interrupted, too
+		if werr := writeJUnit(f.junit, results); werr != nil {
+			unwritten = &failure{exit: exitFailed, code: "failed", message: "--junit: " + werr.Error(),
+				fix: "mend that, then `" + a.command("demo --junit "+f.junit) + "`", err: werr}
+		}
+	}
 	if err != nil {
-		return nil, caused(ctx, fmt.Errorf("demo: %w", err))
+		return nil, errors.Join(caused(ctx, fmt.Errorf("demo: %w", err)), unwritten)
 	}
 	if results == nil {
 		results = []scenarios.Result{}
 	}
-	return results, nil
+	return results, cmp.Or(unwritten, judge(results, f.strict))
 }
 
-// judge is 1 unless everything passed or was skipped.
-func judge(results []scenarios.Result) int {
-	for _, r := range results {
-		if r.Status != scenarios.Pass && r.Status != scenarios.Skip {
-			return exitFailed
-		}
-	}
-	return exitOK
-}
-
-func (a *app) printResults(results []scenarios.Result) {
-	rows := make([][]string, len(results))
+// judge tells what results come to: nil if something passed and nothing failed or was left
+// unjudged, and with strict nothing was skipped either. The error says why where the
+// results do not show it.
+func judge(results []scenarios.Result, strict bool) error {
 	counts := map[string]int{}
-	total := 0.0
-	var where string
-	for i, r := range results {
-		status := r.Status
-		counts[status]++
-		total += r.Seconds
-		where = r.Backend + ", " + r.Edge
-		code := map[string]int{"pass": green, "skip": yellow}[status]
-		if code == 0 {
-			code = red
-		}
-		rows[i] = []string{r.Assertion, a.colour(code, strings.ToUpper(status)), strconv.FormatFloat(r.Seconds, 'f', 1, 64), r.Scenario, r.Title}
-	}
-	a.printTable([]string{"ASSERTION", "VERDICT", "SECONDS", "SCENARIO", "TITLE"}, rows)
 	for _, r := range results {
-		if r.Status == scenarios.Pass {
-			continue
-		}
-		a.printf("\n%s %s: %s\n", r.Assertion, strings.ToUpper(r.Status), strings.TrimSpace(r.Reason))
-		if r.Status == scenarios.Fail {
-			a.printObservation("expected", r.Expected)
-			a.printObservation("observed", r.Observed)
-		}
+		counts[r.Status]++
 	}
-	var sum []string
-	for _, status := range []string{"pass", "fail", "error", "skip"} {
-		if n := counts[status]; n > 0 {
-			sum = append(sum, fmt.Sprintf("%d %s", n, map[string]string{"pass": "passed", "fail": "failed", "error": "not judged", "skip": "skipped"}[status]))
-		}
+	skipped := counts[scenarios.Skip]
+	message, fix := "", "use a topology that has what they need, such as the default one"
+	switch {
+	case counts[scenarios.Fail]+counts[scenarios.Error] > 0:
+		return &verdictError{exit: exitFailed}
+	case counts[scenarios.Pass] == 0:
+		message = "nothing was judged"
+	case strict && skipped > 0:
+		message, fix = "--strict", fix+", or leave --strict out"
+	default:
+		return nil
 	}
-	if len(results) > 0 {
-		a.printf("\n%s in %s (%s)\n", strings.Join(sum, ", "), short(time.Duration(total*float64(time.Second))), where)
-	}
-}
-
-// printObservation shows one side of a failed assertion.
-func (a *app) printObservation(side string, o scenarios.Observation) {
-	a.printf("  %s: %s\n", side, count(len(o.Sensors), "sensor"))
-	for _, uid := range o.Sensors {
-		a.printf("    %s\n", uid)
-	}
-	for _, s := range o.Streams {
-		a.printf("    %s of %s: seq %d to %d, %d samples", s.Endpoint, s.Sensor, s.From, s.To, s.Count)
-		if n := len(s.Missing); n > 0 {
-			a.printf(", missing %d (first %v)", n, s.Missing[:min(n, 5)])
+	why := &failure{message: fmt.Sprintf("%s: %d of %s skipped", message, skipped, count(len(results), "assertion")), fix: fix}
+	for _, same := range fold(results, func(r scenarios.Result) []string {
+		if r.Status != scenarios.Skip {
+			return nil
 		}
-		if s.Doubled > 0 {
-			a.printf(", doubled %d", s.Doubled)
-		}
-		if s.Unexpected > 0 {
-			a.printf(", unexpected %d", s.Unexpected)
-		}
-		a.printf("\n")
+		return []string{r.Reason}
+	}) {
+		why.lines = append(why.lines, same.String())
 	}
+	return &verdictError{exit: exitFailed, why: why}
 }
 
 // runScenarios is the real demo.
 func runScenarios(ctx context.Context, s *testbed.Status, scenario string, tell func(testbed.Event)) ([]scenarios.Result, error) {
-	env, err := scenarios.NewEnv(ctx, s)
+	env, err := scenarios.NewEnv(s)
 	if err != nil {
 		return nil, err
 	}
@@ -175,24 +221,22 @@ func runScenarios(ctx context.Context, s *testbed.Status, scenario string, tell 
 	if err != nil {
 		return nil, err
 	}
-	for i := range chosen {
-		id, judge := chosen[i].ID, chosen[i].Run
-		chosen[i].Run = func(ctx context.Context, env *scenarios.Env) scenarios.Result {
-			tell(testbed.Event{Phase: id, State: "start", Fraction: -1})
-			return judge(ctx, env)
-		}
-	}
-	return scenarios.Run(ctx, env, chosen, func(r scenarios.Result) { tell(resultEvent(r)) }), nil
+	return scenarios.Run(ctx, env, chosen, scenarios.Observer{
+		Begin: func(as scenarios.Assertion) { tell(testbed.Event{Phase: as.ID, State: "start", Fraction: -1}) },
+		End:   func(r scenarios.Result) { tell(resultEvent(r)) },
+	}), nil
 }
 
 // resultEvent is how progress shows a verdict.
 func resultEvent(r scenarios.Result) testbed.Event {
 	e := testbed.Event{Phase: r.Assertion, State: "done", Detail: r.Title, Fraction: 1, Seconds: r.Seconds}
-	switch r.Status {
-	case scenarios.Fail, scenarios.Error:
+	switch {
+	case r.Status == scenarios.Fail || r.Status == scenarios.Error:
 		e.State, e.Detail = "fail", r.Reason
-	case scenarios.Skip:
+	case r.Status == scenarios.Skip:
 		e.Detail = "skipped: " + r.Reason
+	case r.Window() != "":
+		e.Detail = r.Window() + ": " + r.Title
 	}
 	return e
 }

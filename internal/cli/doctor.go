@@ -68,7 +68,7 @@ Exit code 1 if something fails that --backend needs; auto needs what embedded ne
 				a.printChecks(checks)
 			}
 			if !testbed.Suits(checks, needs) {
-				return &verdictError{exitFailed}
+				return &verdictError{exit: exitFailed}
 			}
 			return nil
 		},

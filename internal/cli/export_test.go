@@ -22,6 +22,7 @@ type Fake struct {
 	Control     func(name, board string) (string, error)
 	Doctor      func(context.Context, testbed.DoctorOptions) ([]testbed.Check, error)
 	Now         func() time.Time // default time.Now
+	Columns     int              // of the terminal; 0: there is none
 	Demo        func(context.Context, *testbed.Status, string, func(testbed.Event)) ([]scenarios.Result, error)
 }
 
@@ -31,7 +32,8 @@ func RunFake(ctx context.Context, f Fake, args []string, stdin io.Reader, stdout
 		f.Now = time.Now
 	}
 	return run(ctx, engine{up: f.Up, down: f.Down, describe: f.Describe, buildAssets: f.BuildAssets, supervise: f.Supervise,
-		kubeconfig: f.Kubeconfig, kubectl: f.Kubectl, controls: f.Controls, control: f.Control, demo: f.Demo, doctor: f.Doctor, now: f.Now}, args, stdin, stdout, stderr)
+		kubeconfig: f.Kubeconfig, kubectl: f.Kubectl, controls: f.Controls, control: f.Control, demo: f.Demo, doctor: f.Doctor, now: f.Now,
+		columns: func(io.Writer) int { return f.Columns }}, args, stdin, stdout, stderr)
 }
 
 // NewProgress is a display of so many columns, 0 for a log, that does not move by itself.
@@ -56,3 +58,6 @@ func NewScreen(w io.Writer, size func() (columns, rows int)) (draw func(string) 
 	s := &screen{w: w, size: size}
 	return s.draw
 }
+
+// Share is share.
+var Share = share

@@ -39,7 +39,11 @@ func (f *failure) Unwrap() error { return f.err }
 
 // verdictError ends a command that has its result and an exit code other than
 // 0: a failed assertion, a degraded testbed, kubectl's own.
-type verdictError struct{ exit int }
+type verdictError struct {
+	exit int
+	// why is for people, if the result does not show it.
+	why *failure
+}
 
 func (e *verdictError) Error() string { return fmt.Sprintf("exit code %d", e.exit) }
 
@@ -132,6 +136,12 @@ func (a *app) report(ctx context.Context, err error) int {
 		fmt.Fprintf(a.stderr, "%s\n", b)
 		return f.exit
 	}
+	a.explain(f)
+	return f.exit
+}
+
+// explain a failure to people.
+func (a *app) explain(f *failure) {
 	fmt.Fprintf(a.stderr, "error: %s\n", strings.TrimSpace(f.message))
 	for _, c := range f.causes {
 		if f.lines == nil && c.File != "" {
@@ -144,7 +154,6 @@ func (a *app) report(ctx context.Context, err error) int {
 	if f.fix != "" {
 		fmt.Fprintf(a.stderr, "fix: %s\n", f.fix)
 	}
-	return f.exit
 }
 
 func count(n int, noun string) string {

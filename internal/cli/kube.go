@@ -89,7 +89,7 @@ cluster, or a consumer at a provider. Flags after NAME are kubectl's. The exit c
 			c.WaitDelay = 10 * time.Second
 			err = c.Run()
 			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() >= 0 && ctx.Err() == nil {
-				return &verdictError{exit.ExitCode()}
+				return &verdictError{exit: exit.ExitCode()}
 			}
 			if err != nil {
 				return caused(ctx, fmt.Errorf("kubectl: %w", err))

@@ -28,11 +28,14 @@ func (a *app) printJSON(v any) error {
 
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(&a.out, format, args...) }
 
+// tableGap is the space between two columns.
+const tableGap = 3
+
 // printTable adds a table without borders, as kubectl's.
 func (a *app) printTable(header []string, rows [][]string) {
 	w := table.NewWriter()
 	style := table.StyleDefault
-	style.Box = table.BoxStyle{PaddingRight: "   "}
+	style.Box = table.BoxStyle{PaddingRight: strings.Repeat(" ", tableGap)}
 	style.Options = table.OptionsNoBordersAndSeparators
 	style.Format.Header = text.FormatDefault
 	w.SetStyle(style)

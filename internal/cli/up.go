@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +20,12 @@ import (
 
 type upFlags struct {
 	consumers, providers int
-	retain, demo         bool
+	retain               bool
 	external             []string
 	backend, edge        string
 	images               string
+	demo                 bool
+	demoFlags            demoFlags
 }
 
 func (a *app) upCommand() *cobra.Command {
@@ -51,6 +54,7 @@ needs: images of the engine, of --images, published ones, or built here, in this
 	flags.IntVar(&f.providers, "providers", 0, "so many providers like the default one, instead of a file")
 	flags.BoolVar(&f.retain, "retain", false, "keep what a failed up made, to look at")
 	flags.BoolVar(&f.demo, "demo", false, "run the scenarios, then show how to reach everything")
+	f.demoFlags.add(cmd)
 	flags.StringArrayVar(&f.external, "external", nil, "`component` that somebody else runs, such as provider-1/erm; repeatable")
 	flags.StringVar(&f.backend, "backend", testbed.Auto, "what clusters run `on`: auto, embedded (processes) or kind (containers)")
 	flags.StringVar(&f.edge, "edge", testbed.Auto, "edge `runtime`: auto, hollow or kubeedge (on kind)")
@@ -64,6 +68,14 @@ needs: images of the engine, of --images, published ones, or built here, in this
 }
 
 func (a *app) up(cmd *cobra.Command, f upFlags) error {
+	for _, flag := range []string{"strict", "junit"} {
+		if cmd.Flags().Changed(flag) && !f.demo {
+			return usage("add --demo", "--%s is for --demo", flag)
+		}
+	}
+	if err := f.demoFlags.check(cmd); err != nil {
+		return err
+	}
 	o := a.options()
 	o.Retain, o.External = f.retain, f.external
 	o.Backend, o.Edge = f.backend, f.edge
@@ -97,14 +109,14 @@ func (a *app) up(cmd *cobra.Command, f upFlags) error {
 		return err
 	}
 	var results []scenarios.Result
+	var verdict error
 	if f.demo {
-		if results, err = a.runDemo(ctx, s, "all"); err != nil {
-			return err
+		if results, verdict = a.runDemo(ctx, s, allScenarios, f.demoFlags); results == nil {
+			return verdict
 		}
 	}
-	code := judge(results)
-	if code == exitOK && s.Phase != testbed.PhaseReady {
-		code = exitFailed
+	if verdict == nil && s.Phase != testbed.PhaseReady {
+		verdict = &verdictError{exit: exitFailed}
 	}
 	switch {
 	case a.json() && f.demo:
@@ -116,17 +128,14 @@ func (a *app) up(cmd *cobra.Command, f upFlags) error {
 		err = a.printJSON(s)
 	default:
 		if f.demo {
-			a.printResults(results)
+			a.printResults(results, f.demoFlags)
 			a.printf("\n")
 		}
 		a.printStatus(s)
 		a.printExternal(s)
 		a.printNext(s, f.demo)
 	}
-	if err == nil && code != exitOK {
-		err = &verdictError{code}
-	}
-	return err
+	return cmp.Or(err, verdict)
 }
 
 func (a *app) printChoice(c testbed.Choice) {
@@ -327,12 +336,12 @@ func (a *app) statusCommand() *cobra.Command {
 			case testbed.PhaseReady:
 				return nil
 			case testbed.PhaseAbsent:
-				return &verdictError{exitAbsent}
+				return &verdictError{exit: exitAbsent}
 			}
 			if !a.json() {
 				fmt.Fprintf(a.stderr, "fix: `%s` starts what does not run\n", a.command("up"))
 			}
-			return &verdictError{exitFailed}
+			return &verdictError{exit: exitFailed}
 		},
 	}
 }
