@@ -1,5 +1,6 @@
 # One command brings the testbed up and proves it: make testbed.
-# BACKEND, EDGE and NAME pass through: make testbed BACKEND=kind EDGE=kubeedge NAME=mine.
+# BACKEND, EDGE, NAME and JUNIT (a file for the results) pass through:
+# make testbed BACKEND=kind EDGE=kubeedge NAME=mine JUNIT=results.xml.
 BACKEND ?= auto
 EDGE    ?= auto
 NAME    ?= default
@@ -13,8 +14,8 @@ VERSION     = $(shell git describe --tags --always --dirty 2>/dev/null || echo u
 LDFLAGS     = -X github.com/fluidos-edge/testbed/internal/cli.Version=$(VERSION)
 
 .PHONY: testbed
-testbed: build ## bring the testbed up and run both scenarios
-	bin/testbed up --demo --name $(NAME) --backend $(BACKEND) --edge $(EDGE)
+testbed: build ## bring the testbed up and run all scenarios
+	bin/testbed up --demo --strict $(if $(JUNIT),--junit '$(JUNIT)') --name $(NAME) --backend $(BACKEND) --edge $(EDGE)
 
 .PHONY: down
 down: build ## remove the testbed
