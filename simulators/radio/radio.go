@@ -4,7 +4,8 @@
 //
 // The side of the boards listens ([Listen], [Server.Run]) and sees each board as
 // a [Peripheral]; the mapper dials ([Dial]), scans, connects, and reads, writes
-// and subscribes on a [Conn].
+// and subscribes on a [Conn]. A [Tap] stands between both, to watch or to alter what
+// boards notify.
 //
 // What holds:
 //   - A notification carries the board's emission time, as host monotonic
