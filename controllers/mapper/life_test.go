@@ -429,6 +429,22 @@ func TestProblemsAreNamedOnTheDevice(t *testing.T) {
 	}
 }
 
+// However much there is to say, no reason is cut off.
+func TestALongProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t, macBX1, "STWINBX1", bluest.EnvironmentalBX1)
+		b := newBench(t, []*puppet{p})
+		p.stream(b, 15*time.Second, map[string]float64{bluest.Pressure: 1000})
+		p.drop(strings.Repeat("why\n\x00 ", 1000), true)
+		b.pass(20 * time.Second)
+		b.wantProblem("lost while a part is stuck", p, "BoardLost", "ValueStuck")
+		got := b.problem(p)
+		if len(got) > devices.MaxProblem || got != devices.Printable(got, devices.MaxProblem) || !strings.Contains(got, "why why") {
+			t.Errorf("%d bytes: %q", len(got), got)
+		}
+	})
+}
+
 // What an earlier mapper wrote stays until this one knows better.
 func TestProblemsOverARestart(t *testing.T) {
 	for _, tt := range []struct {
