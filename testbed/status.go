@@ -97,7 +97,7 @@ func status(ctx context.Context, rec *state.Record, b backend.Backend) (*Status,
 	for _, p := range rec.Topology.Providers {
 		cluster(p.Name, "provider")
 		a := ProviderAccess{Name: p.Name, Namespace: kube.Namespace, AdminKubeconfig: layout.AdminKubeconfig(p.Name),
-			ConsumerKubeconfigs: map[string]string{}}
+			ConsumerKubeconfigs: map[string]string{}, BoardsJournal: layout.BoardsJournal(p.Name), BoardsControl: layout.BoardsSocket(p.Name)}
 		for _, c := range rec.Topology.Consumers {
 			a.ConsumerKubeconfigs[c.Name] = layout.ConsumerKubeconfig(c.Name, p.Name)
 		}

@@ -124,7 +124,13 @@ type Component struct {
 	// Args are the component's arguments; External is true if somebody else runs it.
 	Args     []string `json:"-"`
 	External bool     `json:"-"`
-	Restarts int      `json:"-"`
+	// Restarts counts starts beyond the first, of what restarts by itself.
+	Restarts int `json:"-"`
+	// StartedAt is when its present run began; zero if that is not known.
+	StartedAt time.Time `json:"startedAt,omitzero"`
+	// LastEnd is how its last run ended, "ended with signal: killed after 3s"; empty if
+	// it is the first, or that is not known.
+	LastEnd string `json:"lastEnd,omitempty"`
 }
 
 // PhaseTime is how long one phase of the last Up took.
@@ -162,6 +168,9 @@ type ProviderAccess struct {
 	// the namespace of that consumer's name.
 	ConsumerKubeconfigs map[string]string
 	Mappers             []MapperAccess
+	// BoardsJournal is the file with what the boards measured and emitted, and
+	// BoardsControl the unix socket of their control API.
+	BoardsJournal, BoardsControl string
 }
 
 // MapperAccess is one mapper's journal of what it published.

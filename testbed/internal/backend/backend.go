@@ -12,6 +12,7 @@ package backend
 
 import (
 	"context"
+	"time"
 )
 
 // Backend brings one testbed about on one kind of cluster.
@@ -53,4 +54,9 @@ type Component struct {
 	Args     []string
 	External bool
 	Restarts int
+	// StartedAt is when its present run began, zero if it does not run or is External.
+	StartedAt time.Time
+	// LastEnd is how its last run ended, "ended with signal: killed after 3s"; empty if
+	// that is not known.
+	LastEnd string
 }

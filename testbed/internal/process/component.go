@@ -45,8 +45,7 @@ type component struct {
 
 	mu     sync.Mutex
 	spec   Spec
-	status Status // PID, Ready, Reason, Restarts, Hash, StartedAt
-	before string // how its last run ended
+	status Status // PID, Ready, Reason, Restarts, Hash, StartedAt, LastEnd
 }
 
 // run starts, watches and restarts until ctx ends; then it stops the process.
@@ -73,9 +72,9 @@ func (c *component) run(ctx context.Context) {
 		}
 		pause = nextBackoff(pause, time.Since(began))
 		c.set(func(s *Status) {
-			c.before = fmt.Sprintf("%v after %s", err, time.Since(began).Round(time.Millisecond))
+			s.LastEnd = fmt.Sprintf("%v after %s", err, time.Since(began).Round(time.Millisecond))
 			s.PID, s.Ready = 0, false
-			s.Reason = fmt.Sprintf("%s; start %d follows within %s", c.before, s.Restarts+2, pause)
+			s.Reason = fmt.Sprintf("%s; start %d follows within %s", s.LastEnd, s.Restarts+2, pause)
 		})
 		c.log.Warn("component ended", "name", c.current().Name, "err", err, "restart_in", pause)
 		t := time.NewTimer(pause)
@@ -296,8 +295,8 @@ func (c *component) set(f func(*Status)) {
 
 // because adds to a reason how the last run ended. c.mu is held.
 func (c *component) because(reason string) string {
-	if c.before != "" {
-		reason += "; its last run " + c.before
+	if c.status.LastEnd != "" {
+		reason += "; its last run " + c.status.LastEnd
 	}
 	return reason
 }

@@ -178,6 +178,9 @@ type Status struct {
 	Hash      string    `json:"hash"` // of binary content, arguments, environment, folder and ConfigHash, at its start
 	Spec      Spec      `json:"spec"`
 	StartedAt time.Time `json:"startedAt"`
+	// LastEnd is how its last run ended, "ended with signal: killed after 3s"; empty if
+	// it runs for the first time since it was applied with this hash.
+	LastEnd string `json:"lastEnd,omitempty"`
 }
 
 // hasher computes what decides about a restart. It remembers the binaries that

@@ -327,14 +327,16 @@ func TestRestartsWithBackoff(t *testing.T) {
 	two := spec("c-1/two", "run", file)
 	apply(t, c, two, true)
 	waitReady(t, c, two.Name)
-	old := status(t, c, two.Name).PID
+	first := status(t, c, two.Name)
+	old := first.PID
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "a new process", func() bool { p := status(t, c, two.Name).PID; return p != 0 && p != old })
 	waitReady(t, c, two.Name)
-	if s := status(t, c, two.Name); s.Restarts != 1 {
-		t.Errorf("%d restarts, want 1", s.Restarts)
+	s2 := status(t, c, two.Name)
+	if s2.Restarts != 1 || !s2.StartedAt.After(first.StartedAt) || !strings.HasPrefix(s2.LastEnd, "ended with signal: killed after ") || first.LastEnd != "" {
+		t.Errorf("%d restarts, started at %s, before at %s; its last run %q, before %q", s2.Restarts, s2.StartedAt, first.StartedAt, s2.LastEnd, first.LastEnd)
 	}
 }
 

@@ -77,9 +77,13 @@ func (b *Backend) Status(ctx context.Context) (backend.Status, error) {
 	ready := map[string]bool{}
 	for _, c := range components {
 		ready[c.Name] = c.Ready
+		if c.PID == 0 {
+			c.StartedAt = time.Time{} // of a run that has ended
+		}
 		s.Components = append(s.Components, backend.Component{
 			Name: c.Name, Ready: c.Ready, PID: c.PID, URL: c.Spec.URL, Log: c.Log, RSSBytes: c.RSSBytes, Reason: c.Reason,
 			Args: c.Spec.Args, External: c.Spec.External, Restarts: c.Restarts,
+			StartedAt: c.StartedAt, LastEnd: c.LastEnd,
 		})
 	}
 	if t := b.layout.Rec.Topology; t != nil {

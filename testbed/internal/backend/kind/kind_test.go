@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -170,6 +171,37 @@ func TestLogFolderOfAStaticPod(t *testing.T) {
 	p.Annotations = nil
 	if got := kind.LogID(p); got != "uid" {
 		t.Errorf("got %s, want the uid", got)
+	}
+}
+
+// When a container's present run began, and how the one before ended.
+func TestRunsOfAContainer(t *testing.T) {
+	rec := record(t, topology.Default())
+	at := func(s int) metav1.Time { return metav1.NewTime(time.Date(2026, 1, 2, 3, 4, s, 0, time.UTC)) }
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(50)}}
+	killed := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled", StartedAt: at(1), FinishedAt: at(40)}}
+	for _, tt := range []struct {
+		name      string
+		s         corev1.ContainerStatus
+		startedAt time.Time
+		lastEnd   string
+		reason    string
+	}{
+		{"first run", corev1.ContainerStatus{Ready: true, State: running}, at(50).Time, "", ""},
+		{"second run", corev1.ContainerStatus{Ready: true, State: running, LastTerminationState: killed, RestartCount: 1},
+			at(50).Time, "ended with exit status 137 (OOMKilled) after 39s at 2026-01-02T03:04:40Z", ""},
+		{"waits", corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 10s"}}, LastTerminationState: killed},
+			time.Time{}, "ended with exit status 137 (OOMKilled) after 39s at 2026-01-02T03:04:40Z", "CrashLoopBackOff back-off 10s"},
+		{"ended", corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Signal: 9}}, LastTerminationState: killed},
+			time.Time{}, "ended with signal 9", "ended with signal 9"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.s.Name = "relay"
+			c := kind.Component(rec, "provider-1", corev1.Pod{}, tt.s)
+			if c.Name != "provider-1/relay" || !c.StartedAt.Equal(tt.startedAt) || c.LastEnd != tt.lastEnd || c.Reason != tt.reason || c.Restarts != int(tt.s.RestartCount) {
+				t.Errorf("got %+v", c)
+			}
+		})
 	}
 }
 

@@ -111,7 +111,7 @@ func (b *Backend) statusOf(ctx context.Context, cluster string, containers map[s
 			reason = "not registered"
 		}
 		out = append(out, backend.Component{Name: cluster + "/node/" + short, Ready: reason == "", RSSBytes: memory[have.ID],
-			Reason: reason, Restarts: have.Restarts, Log: b.podLogs(cluster, short)})
+			Reason: reason, Restarts: have.Restarts, StartedAt: have.Started, Log: b.podLogs(cluster, short)})
 	}
 	node("control-plane", b.node(cluster), b.node(cluster))
 	edges := map[string]bool{}
@@ -168,9 +168,15 @@ func (b *Backend) component(cluster, address string, p corev1.Pod, s corev1.Cont
 	case state.Waiting != nil:
 		c.Reason = state.Waiting.Reason + " " + state.Waiting.Message
 	case state.Terminated != nil:
-		c.Reason = fmt.Sprintf("ended with %d %s", state.Terminated.ExitCode, state.Terminated.Reason)
+		c.Reason = ended(state.Terminated)
 	case !s.Ready:
 		c.Reason = "not ready"
+	}
+	if s.State.Running != nil {
+		c.StartedAt = s.State.Running.StartedAt.Time
+	}
+	if last := cmp.Or(s.State.Terminated, s.LastTerminationState.Terminated); last != nil {
+		c.LastEnd = ended(last)
 	}
 	l := b.Layout()
 	switch s.Name {
@@ -192,6 +198,24 @@ func (b *Backend) component(cluster, address string, p corev1.Pod, s corev1.Cont
 		c.Args = []string{"--control=" + l.BoardsSocket(cluster)}
 	}
 	return c
+}
+
+// ended says how a container ended, in the words of package process.
+func ended(t *corev1.ContainerStateTerminated) string {
+	how := fmt.Sprintf("ended with exit status %d", t.ExitCode)
+	if t.Signal != 0 {
+		how = fmt.Sprintf("ended with signal %d", t.Signal)
+	}
+	if t.Reason != "" {
+		how += " (" + t.Reason + ")"
+	}
+	if !t.StartedAt.IsZero() && !t.FinishedAt.IsZero() {
+		how += " after " + t.FinishedAt.Sub(t.StartedAt.Time).String()
+	}
+	if !t.FinishedAt.IsZero() {
+		how += " at " + t.FinishedAt.UTC().Format(time.RFC3339)
+	}
+	return how
 }
 
 // logID is how the kubelet names the Pod's folder: a static Pod by the hash of its manifest.
