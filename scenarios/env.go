@@ -4,16 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,6 +19,7 @@ import (
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	rules "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
+	"github.com/fluidos-edge/testbed/scenarios/boards"
 	"github.com/fluidos-edge/testbed/scenarios/ledger"
 	"github.com/fluidos-edge/testbed/scenarios/sink"
 	"github.com/fluidos-edge/testbed/testbed"
@@ -34,11 +32,14 @@ import (
 type Env struct {
 	Testbed, Backend, Edge string
 	// Run is the id that labels the DataPaths of this run; Run makes a new one.
-	Run       string
-	Topology  *topology.Topology
+	Run      string
+	Topology *topology.Topology
+	// Sensors on offer. Run takes them from the boards, where these answer.
 	Sensors   []Sensor
 	Consumers []Consumer
 	Providers []Provider
+	// Components tells what runs, for results that are no pass; nil tells nothing.
+	Components func(context.Context) ([]testbed.Component, error)
 	// LockFile keeps two runs on one testbed apart, so that a DataPath of
 	// another run is one that a killed run left. Empty: no lock.
 	LockFile string
@@ -46,8 +47,17 @@ type Env struct {
 	Samples int
 	// Patience is how long what looks wrong must last to count; default 5 s.
 	Patience time.Duration
+	// LeaveGrace is how long after it left a consumer may still get what was emitted
+	// meanwhile; default 5 s.
+	LeaveGrace time.Duration
+	// Flush is how often the sinks' Telegraf writes; default 200 ms. A verdict that holds
+	// is looked at again after two of it.
+	Flush time.Duration
 
-	gathered map[string]*evidence
+	session *session
+	failed  map[string]error // sessions that could not be had in this run, by key
+	judged  []judged         // all windows of this run
+	unheard []string         // why boards were not asked
 }
 
 // Consumer is one consumer's sink.
@@ -69,8 +79,15 @@ type Endpoint struct {
 type Store interface {
 	// Stored returns the samples at some endpoints with a time from since on.
 	Stored(ctx context.Context, since time.Time, endpoints ...string) ([]ledger.Sample, error)
-	// Last returns by uid the last seq at an endpoint with a time from since on.
+	// Last returns by uid the time in ns of the last sample at an endpoint, of those with
+	// a time from since on.
 	Last(ctx context.Context, endpoint string, since time.Time) (map[string]int64, error)
+}
+
+// BoardControl is the control API of a provider's boards.
+type BoardControl interface {
+	Boards(ctx context.Context) ([]boards.State, error)
+	Declare(ctx context.Context, board, part string, d boards.Declared) error
 }
 
 // Provider is one provider's cluster.
@@ -78,12 +95,16 @@ type Provider struct {
 	Name string
 	// Namespace of Flavors and Rules.
 	Namespace string
-	// Admin reads Flavors and Rules.
+	// Admin reads Flavors, Rules and Nodes.
 	Admin client.Reader
 	// DataPaths is by consumer what writes DataPaths with that consumer's rights.
 	DataPaths map[string]client.Client
 	// Journals of the provider's mappers, by node.
 	Journals map[string]string
+	// BoardsJournal is the file with what its boards measured and emitted.
+	BoardsJournal string
+	// Boards is nil if the boards cannot be asked.
+	Boards BoardControl
 }
 
 // witness of a consumer; false if its sink has none.
@@ -102,14 +123,33 @@ func (c Consumer) own() []Endpoint {
 	return slices.DeleteFunc(slices.Clone(c.Endpoints), func(e Endpoint) bool { return e.Name == topology.WitnessEndpoint })
 }
 
+const (
+	// leastSamples of each stream are judged.
+	leastSamples = 20
+	// patience is how long what looks wrong may turn right: a selection, or a
+	// sample that another endpoint's queue holds when the witness has seen it.
+	patience = 5 * time.Second
+	// leaveGrace is what a consumer that left is promised.
+	leaveGrace = 5 * time.Second
+	// flushInterval of the sinks' Telegraf, as testbeds configure it.
+	flushInterval = 200 * time.Millisecond
+)
+
 // NewEnv prepares assertions against a testbed that runs.
-func NewEnv(ctx context.Context, s *testbed.Status) (*Env, error) {
+func NewEnv(s *testbed.Status) (*Env, error) {
 	if s.Topology == nil {
 		return nil, fmt.Errorf("testbed %s: its topology is not known", s.Name)
 	}
 	e := &Env{
 		Testbed: s.Name, Backend: s.Backend, Edge: s.Edge,
-		Topology: s.Topology, Sensors: sensorsOf(s.Topology), Samples: leastSamples, Patience: patience,
+		Topology: s.Topology, Sensors: sensorsOf(s.Topology), Samples: leastSamples, Patience: patience, LeaveGrace: leaveGrace, Flush: flushInterval,
+		Components: func(ctx context.Context) ([]testbed.Component, error) {
+			now, err := testbed.Describe(ctx, testbed.Options{Name: s.Name})
+			if err != nil {
+				return nil, err
+			}
+			return now.Components, nil
+		},
 	}
 	if s.StateDir != "" {
 		e.LockFile = filepath.Join(s.StateDir, "scenarios.lock")
@@ -125,7 +165,8 @@ func NewEnv(ctx context.Context, s *testbed.Status) (*Env, error) {
 		e.Consumers = append(e.Consumers, own)
 	}
 	for _, a := range s.Providers {
-		p := Provider{Name: a.Name, Namespace: a.Namespace, DataPaths: map[string]client.Client{}, Journals: map[string]string{}}
+		p := Provider{Name: a.Name, Namespace: a.Namespace, DataPaths: map[string]client.Client{}, Journals: map[string]string{},
+			BoardsJournal: a.BoardsJournal, Boards: boards.NewControl(a.BoardsControl)}
 		for _, m := range a.Mappers {
 			p.Journals[m.Node] = m.Journal
 		}
@@ -141,81 +182,80 @@ func NewEnv(ctx context.Context, s *testbed.Status) (*Env, error) {
 		}
 		e.Providers = append(e.Providers, p)
 	}
-	for _, c := range s.Components {
-		if provider, ok := strings.CutSuffix(c.Name, "/boards"); ok {
-			e.readBoards(ctx, provider, flagValue(c.Args, "control"))
-		}
-	}
-	e.begin()
 	return e, nil
 }
 
 // begin a new run.
-func (e *Env) begin() {
+func (e *Env) begin(ctx context.Context) {
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // never fails
-	e.Run, e.gathered = hex.EncodeToString(id), map[string]*evidence{}
+	e.Run, e.failed, e.judged, e.unheard = hex.EncodeToString(id), map[string]error{}, nil, nil
+	e.askBoards(ctx)
 }
 
-// readBoards takes up what the boards of a provider declare now: a person may
-// have set something since the topology was written. Without an answer the
-// topology counts; if the boards are gone, there will be no data either.
-func (e *Env) readBoards(ctx context.Context, provider, socket string) {
-	if socket == "" {
-		return
+// end of a run.
+func (e *Env) end(ctx context.Context) error {
+	if e.session == nil {
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://boards/v1/boards", nil)
-	if err != nil {
-		return
-	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return
-	}
-	defer resp.Body.Close()
-	var boards []struct {
-		Name  string                     `json:"name"`
-		Parts []nodecore.Characteristics `json:"parts"`
-	}
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&boards) != nil {
-		return
-	}
-	for i := range e.Sensors {
-		s := &e.Sensors[i]
-		for _, b := range boards {
-			if s.Provider != provider || s.Board != b.Name {
-				continue
-			}
-			for _, c := range b.Parts {
-				if strings.EqualFold(c.Model, s.Part) {
-					if rate, err := strconv.ParseFloat(c.SamplingRate, 64); err == nil && rate > 0 {
-						s.Rate = rate
-					}
-					s.Manufacturer, s.Latency, s.LatencyUnit = c.Manufacturer, c.Latency, c.Properties.Unit.Latency
-				}
-			}
-		}
-	}
+	return e.session.close(ctx)
 }
 
-// flagValue is the value of a flag in an argument vector, "" if it is not there.
-func flagValue(args []string, name string) string {
-	for i, a := range args {
-		a = strings.TrimLeft(a, "-")
-		if value, ok := strings.CutPrefix(a, name+"="); ok {
-			return value
+// askBoards takes up what the boards of each provider offer and declare now: some may
+// have joined, and somebody may have set something, since the topology was written.
+// Without an answer the topology counts; if the boards are gone, there will be no data
+// either.
+func (e *Env) askBoards(ctx context.Context) {
+	all := sensorsOf(e.Topology)
+	for _, spec := range e.Topology.Providers {
+		p := e.providerNamed(spec.Name)
+		if p.Boards == nil {
+			continue
 		}
-		if a == name && i+1 < len(args) {
-			return args[i+1]
+		told, err := p.Boards.Boards(ctx)
+		if err != nil {
+			e.unheard = append(e.unheard, fmt.Sprintf("the boards of %s were not asked what they offer, the topology counts: %v", p.Name, err))
+			continue
+		}
+		all = slices.DeleteFunc(all, func(s Sensor) bool { return s.Provider == p.Name })
+		all = append(all, sensorsAsTold(spec, told)...)
+	}
+	e.Sensors = inOrder(all)
+}
+
+// sensor by its uid.
+func (e *Env) sensor(uid string) (Sensor, bool) {
+	i := slices.IndexFunc(e.Sensors, func(s Sensor) bool { return s.UID == uid })
+	if i < 0 {
+		return Sensor{}, false
+	}
+	return e.Sensors[i], true
+}
+
+// label of a sensor for people, by its uid.
+func (e *Env) label(uid string) string {
+	if s, ok := e.sensor(uid); ok {
+		return s.String()
+	}
+	return "the unknown sensor " + uid
+}
+
+// labelName of a sensor for people, by the name that a provider's objects have for it.
+func (e *Env) labelName(provider, name string) string {
+	for _, s := range e.Sensors {
+		if s.Provider == provider && s.name() == name {
+			return s.String()
 		}
 	}
-	return ""
+	return name
+}
+
+// sensorName of a uid.
+func (e *Env) sensorName(uid string) SensorName {
+	if s, ok := e.sensor(uid); ok {
+		return SensorName{Sensor: s.Board + "/" + s.Part, Device: s.Device, UID: uid}
+	}
+	return SensorName{Sensor: "unknown", UID: uid}
 }
 
 func newClient(kubeconfig string) (client.Client, error) {
@@ -228,10 +268,8 @@ func newClient(kubeconfig string) (client.Client, error) {
 	cfg.UserAgent = "scenarios"
 	cfg.WarningHandler = rest.NoWarnings{}
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{sensors.AddToScheme, nodecore.AddToScheme, rules.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return nil, err
-		}
+	if err := errors.Join(corev1.AddToScheme(scheme), sensors.AddToScheme(scheme), nodecore.AddToScheme(scheme), rules.AddToScheme(scheme)); err != nil {
+		return nil, err
 	}
 	c, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {

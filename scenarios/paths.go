@@ -33,6 +33,9 @@ const (
 
 // wish is one DataPath of a run, and what it should select.
 type wish struct {
+	// part that it plays in its scenario: "s1", "l2", "witness".
+	part string
+
 	name, provider, consumer string
 	endpoints                []Endpoint
 	requirements             []sensors.Requirement
@@ -44,6 +47,19 @@ type wish struct {
 }
 
 func (w *wish) String() string { return w.consumer + "/" + w.name + " at " + w.provider }
+
+func (w *wish) is(part string) bool { return w.part == part }
+
+// streams that it should bring about.
+func (w *wish) streams() []ledger.Stream {
+	var out []ledger.Stream
+	for _, e := range w.endpoints {
+		for _, s := range w.want {
+			out = append(out, ledger.Stream{Endpoint: w.consumer + "/" + e.Name, UID: s.UID})
+		}
+	}
+	return out
+}
 
 // condition of the generation that was asked for.
 func (w *wish) condition(name string) (metav1.Condition, bool) {
@@ -80,23 +96,26 @@ func (w *wish) describe() string {
 	return fmt.Sprintf("DataPath %s: Ready is %s: %s: %s", w, ready.Status, ready.Reason, ready.Message)
 }
 
-// compare what is selected with what should be.
-func (w *wish) compare(offers map[string][]string) string {
+// compare what a DataPath selects with what it should, and where that is on offer.
+func (e *Env) compare(w *wish, offers map[string][]string) string {
 	if _, ok := w.condition(sensors.ConditionMatched); !ok {
 		return ""
 	}
 	st := w.seen.Status
-	want := names(w.want)
+	want := map[string]bool{}
+	for _, s := range w.want {
+		want[s.name()] = true
+	}
 	var extra, absent []string
 	for _, name := range st.Sensors {
-		if !slices.Contains(want, name) {
-			extra = append(extra, name)
+		if !want[name] {
+			extra = append(extra, e.labelName(w.provider, name))
 		}
 	}
 	if st.Matched == len(st.Sensors) { // else the list is cut off
-		for _, name := range want {
-			if !slices.Contains(st.Sensors, name) {
-				absent = append(absent, name)
+		for _, s := range w.want {
+			if !slices.Contains(st.Sensors, s.name()) {
+				absent = append(absent, s.String())
 			}
 		}
 	}
@@ -113,7 +132,7 @@ func (w *wish) compare(offers map[string][]string) string {
 	for _, s := range w.want {
 		if on := offers[w.provider+"/"+s.name()]; len(on) != 1 || !slices.Contains(s.Nodes, on[0]) {
 			return fmt.Sprintf("%s offers %s on nodes [%s]; its board is heard by [%s] and is one offer",
-				w.provider, s.name(), strings.Join(on, ", "), strings.Join(s.Nodes, ", "))
+				w.provider, s, strings.Join(on, ", "), strings.Join(s.Nodes, ", "))
 		}
 	}
 	return ""
@@ -131,17 +150,17 @@ func (w *wish) object(run string) *sensors.DataPath {
 	return dp
 }
 
-// byUID wishes for sensors by name, so many DataPaths as that takes.
-func byUID(name, consumer string, endpoints []Endpoint, want []Sensor) []*wish {
+// byUID wishes for sensors one by one, so many DataPaths as that takes.
+func byUID(part, name, consumer string, endpoints []Endpoint, want []Sensor) []*wish {
 	var out []*wish
 	for _, provider := range providersOf(want) {
 		own := where(want, of(provider))
-		for i, part := 0, 1; i < len(own); i, part = i+maxIn, part+1 {
+		for i, chunk := 0, 1; i < len(own); i, chunk = i+maxIn, chunk+1 {
 			some := own[i:min(i+maxIn, len(own))]
-			w := &wish{name: name, provider: provider, consumer: consumer, endpoints: endpoints, want: some,
+			w := &wish{part: part, name: name, provider: provider, consumer: consumer, endpoints: endpoints, want: some,
 				requirements: []sensors.Requirement{{Field: "uid", In: uids(some)}}}
-			if part > 1 {
-				w.name = fmt.Sprintf("%s-%d", name, part)
+			if chunk > 1 {
+				w.name = fmt.Sprintf("%s-%d", name, chunk)
 			}
 			out = append(out, w)
 		}
@@ -219,19 +238,51 @@ func (e *Env) removeRuns(ctx context.Context) error {
 
 func (e *Env) create(ctx context.Context, wishes []*wish) error {
 	for _, w := range wishes {
-		i := slices.IndexFunc(e.Providers, func(p Provider) bool { return p.Name == w.provider })
-		if i < 0 || e.Providers[i].DataPaths[w.consumer] == nil {
+		c := e.providerNamed(w.provider).DataPaths[w.consumer]
+		if c == nil {
 			return fmt.Errorf("no credentials of %s at %s", w.consumer, w.provider)
 		}
-		if err := e.Providers[i].DataPaths[w.consumer].Create(ctx, w.object(e.Run)); err != nil && !apierrors.IsAlreadyExists(err) {
+		w.seen, w.problem = nil, ""
+		if err := c.Create(ctx, w.object(e.Run)); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create DataPath %s: %w", w, err)
 		}
 	}
 	return nil
 }
 
-// observe what became of the wishes.
-func (e *Env) observe(ctx context.Context, wishes []*wish) error {
+// remove the DataPaths of some wishes, and wait until they are gone.
+func (e *Env) remove(ctx context.Context, wishes []*wish) error {
+	return poll(ctx, lookEvery, removeDeadline, "DataPaths to be gone", func(ctx context.Context) (bool, string, error) {
+		left := ""
+		for _, w := range wishes {
+			c := e.providerNamed(w.provider).DataPaths[w.consumer]
+			dp := w.object(e.Run)
+			err := c.Get(ctx, client.ObjectKeyFromObject(dp), dp)
+			switch {
+			case apierrors.IsNotFound(err):
+				continue
+			case err == nil && dp.DeletionTimestamp == nil:
+				err = client.IgnoreNotFound(c.Delete(ctx, dp))
+			}
+			if left = w.String() + " is there"; err != nil {
+				left = fmt.Sprintf("%s: %v", w, err)
+			}
+		}
+		return left == "", left, nil
+	})
+}
+
+// providerNamed is a provider by its name; its zero value if there is none.
+func (e *Env) providerNamed(name string) Provider {
+	i := slices.IndexFunc(e.Providers, func(p Provider) bool { return p.Name == name })
+	if i < 0 {
+		return Provider{}
+	}
+	return e.Providers[i]
+}
+
+// look at what became of the wishes.
+func (e *Env) lookAt(ctx context.Context, wishes []*wish) error {
 	return e.eachNamespace(func(p Provider, consumer string, c client.Client) error {
 		var list sensors.DataPathList
 		if err := c.List(ctx, &list, client.InNamespace(consumer), client.MatchingLabels{sensors.LabelRun: e.Run}); err != nil {
@@ -279,7 +330,7 @@ func (e *Env) await(ctx context.Context, wishes []*wish) error {
 	var offers map[string][]string
 	return poll(ctx, lookEvery, servedDeadline, "DataPaths to be served", func(ctx context.Context) (bool, string, error) {
 		now := time.Now()
-		if err := e.observe(ctx, wishes); err != nil {
+		if err := e.lookAt(ctx, wishes); err != nil {
 			return false, err.Error(), nil
 		}
 		if now.Sub(offersAt) > 10*lookEvery {
@@ -291,7 +342,7 @@ func (e *Env) await(ctx context.Context, wishes []*wish) error {
 		}
 		waiting, problem, stuck := "", "", true
 		for _, w := range wishes {
-			if w.problem = w.compare(offers); w.problem != "" {
+			if w.problem = e.compare(w, offers); w.problem != "" {
 				problem = w.problem
 			}
 			if !w.served() {
@@ -310,10 +361,11 @@ func (e *Env) await(ctx context.Context, wishes []*wish) error {
 	})
 }
 
-// others tells what other people's DataPaths deliver to the sinks of this
-// testbed. What they select is taken from their status; where that does not
-// tell, everything at their endpoints counts as theirs.
-func (e *Env) others(ctx context.Context) (map[ledger.Stream]bool, error) {
+// others tells which of other people's DataPaths ("<namespace>/<name>") deliver to the
+// sinks of this testbed, by stream. What they select is taken from their status; where
+// that does not tell, everything at their endpoints counts as theirs: a stream without
+// uid.
+func (e *Env) others(ctx context.Context) (map[ledger.Stream][]string, error) {
 	uidOf := map[string]string{}
 	for _, s := range e.Sensors {
 		uidOf[s.Provider+"/"+s.name()] = s.UID
@@ -324,61 +376,60 @@ func (e *Env) others(ctx context.Context) (map[ledger.Stream]bool, error) {
 			endpointsAt[ep.URL] = c.Name + "/" + ep.Name
 		}
 	}
-	out := map[ledger.Stream]bool{}
-	err := e.eachNamespace(func(p Provider, consumer string, c client.Client) error {
-		var list sensors.DataPathList
-		if err := c.List(ctx, &list, client.InNamespace(consumer)); err != nil {
-			return err
+	out := map[ledger.Stream][]string{}
+	err := e.eachOther(ctx, func(p Provider, dp *sensors.DataPath) {
+		var selected []string
+		all := len(dp.Status.Conditions) == 0 || dp.Status.Matched != len(dp.Status.Sensors)
+		for _, name := range dp.Status.Sensors {
+			uid := uidOf[p.Name+"/"+name]
+			selected, all = append(selected, uid), all || uid == ""
 		}
-		for _, dp := range list.Items {
-			if dp.Labels[sensors.LabelRun] != "" {
+		if all {
+			selected = append(selected, "")
+		}
+		for _, ep := range dp.Spec.Endpoints {
+			at, ours := endpointsAt[ep.URL]
+			if !ours {
 				continue
 			}
-			var selected []string
-			all := len(dp.Status.Conditions) == 0 || dp.Status.Matched != len(dp.Status.Sensors)
-			for _, name := range dp.Status.Sensors {
-				uid := uidOf[p.Name+"/"+name]
-				selected, all = append(selected, uid), all || uid == ""
-			}
-			for _, ep := range dp.Spec.Endpoints {
-				at, ours := endpointsAt[ep.URL]
-				if !ours {
-					continue
-				}
-				if all {
-					out[ledger.Stream{Endpoint: at}] = true
-				}
-				for _, uid := range selected {
-					out[ledger.Stream{Endpoint: at, UID: uid}] = true
-				}
+			for _, uid := range selected {
+				stream := ledger.Stream{Endpoint: at, UID: uid}
+				out[stream] = append(out[stream], dp.Namespace+"/"+dp.Name)
 			}
 		}
-		return nil
 	})
 	return out, err
 }
 
-// selectedByOthers are the sensors ("<provider>/<device>/<part>") that other
-// people's DataPaths select; all if a status does not tell.
-func (e *Env) selectedByOthers(ctx context.Context) (map[string]bool, bool, error) {
-	out, all := map[string]bool{}, false
-	err := e.eachNamespace(func(p Provider, consumer string, c client.Client) error {
+// eachOther calls f with every DataPath that is no run's.
+func (e *Env) eachOther(ctx context.Context, f func(p Provider, dp *sensors.DataPath)) error {
+	return e.eachNamespace(func(p Provider, consumer string, c client.Client) error {
 		var list sensors.DataPathList
 		if err := c.List(ctx, &list, client.InNamespace(consumer)); err != nil {
 			return err
 		}
-		for _, dp := range list.Items {
-			if dp.Labels[sensors.LabelRun] != "" {
-				continue
-			}
-			all = all || dp.Status.Matched != len(dp.Status.Sensors)
-			for _, name := range dp.Status.Sensors {
-				out[p.Name+"/"+name] = true
+		for i := range list.Items {
+			if list.Items[i].Labels[sensors.LabelRun] == "" {
+				f(p, &list.Items[i])
 			}
 		}
 		return nil
 	})
-	return out, all, err
+}
+
+// selectedByOthers are the sensors ("<provider>/<device>/<part>") that other people's
+// DataPaths select; unlisted is a DataPath whose status does not tell all of them.
+func (e *Env) selectedByOthers(ctx context.Context) (selected map[string]bool, unlisted string, err error) {
+	selected = map[string]bool{}
+	err = e.eachOther(ctx, func(p Provider, dp *sensors.DataPath) {
+		if dp.Status.Matched != len(dp.Status.Sensors) || len(dp.Status.Conditions) == 0 {
+			unlisted = dp.Namespace + "/" + dp.Name
+		}
+		for _, name := range dp.Status.Sensors {
+			selected[p.Name+"/"+name] = true
+		}
+	})
+	return selected, unlisted, err
 }
 
 // poll calls f until it is done. Its error after the deadline says what was

@@ -1,18 +1,21 @@
-// Package scenarios proves with assertions on delivered data that the two demo
-// scenarios hold: multicast (one sensor's samples at several endpoints and
-// consumers, and nowhere else) and latency-filter (exactly the sensors that
-// declare a latency below a bound).
+// Package scenarios proves with assertions on delivered data that the demo scenarios
+// hold: multicast (one sensor's samples at several endpoints and consumers, and nowhere
+// else), latency-filter (exactly the sensors that declare a latency below a bound), and
+// truth (what is stored is what the boards measured). docs/assertions.md says what each
+// assertion rests on and what it cannot see.
 //
 // Invariants:
-//   - What should be delivered is worked out from the topology, and from the
-//     mapper's own journal of what it published; never from what arrived or
-//     from what a controller wrote.
+//   - What should be delivered is what the boards' journal says was emitted, of the
+//     sensors that the boards say they offer; never what arrived, or what a component
+//     under test wrote. The mapper's journal is a second account that must agree.
 //   - Data is judged only behind a fence: a witness endpoint that selects all
-//     sensors in question has stored what was published after the last judged
-//     sample.
+//     sensors in question has stored what was emitted after the last judged reading.
+//     A verdict that holds is looked at again after two flush intervals.
 //   - A run's DataPaths carry its id, and are removed, also those of a run that
-//     was killed. Other people's DataPaths and data are left alone and not judged.
-//   - What could not be judged is an error, neither a pass nor a fail.
+//     was killed; what a run sets on a board it sets back. Other people's DataPaths and
+//     data are left alone and not judged, and the result says so.
+//   - What could not be judged is an error, neither a pass nor a fail. Both say what
+//     befell the testbed meanwhile.
 //
 // To try it: bin/testbed demo, or go test ./scenarios -testbed default.
 package scenarios
@@ -30,7 +33,11 @@ import (
 const (
 	Multicast     = "multicast"
 	LatencyFilter = "latency-filter"
+	Truth         = "truth"
 )
+
+// Names of the scenarios, in their order.
+func Names() []string { return []string{Multicast, LatencyFilter, Truth} }
 
 // What a Result's Status may be.
 const (
@@ -43,88 +50,84 @@ const (
 // Assertion is one requirement on what is delivered.
 type Assertion struct {
 	ID, Scenario, Title string
-	// Run judges it. Assertions of one scenario that run one after the other in
-	// one Env share one window of data. It removes what it made in the
-	// testbed, also if ctx ends.
-	Run func(ctx context.Context, env *Env) Result
+
+	judge func(context.Context, *Env) (Result, error)
 }
 
 // Result is a verdict with what it stands on.
 type Result struct {
-	Scenario  string      `json:"scenario"`
-	Assertion string      `json:"assertion"`
-	Title     string      `json:"title"`
-	Status    string      `json:"status"`
-	Expected  Observation `json:"expected"`
-	Observed  Observation `json:"observed"`
-	// Reason says why it is no pass.
-	Reason  string  `json:"reason"`
-	Backend string  `json:"backend"`
-	Edge    string  `json:"edge"`
-	Testbed string  `json:"testbed"`
-	Run     string  `json:"run"`
-	Seconds float64 `json:"seconds"`
+	Scenario  string `json:"scenario"`
+	Assertion string `json:"assertion"`
+	Title     string `json:"title"`
+	Status    string `json:"status"`
+	// SharesWindow is the assertion whose window of data this one is judged by too; ""
+	// for an assertion with a window of its own.
+	SharesWindow string      `json:"sharesWindow,omitempty"`
+	Expected     Observation `json:"expected"`
+	Observed     Observation `json:"observed"`
+	// Reason says why it is no pass, a line for each problem.
+	Reason string `json:"reason"`
+	// Notes say what was not judged, whatever the status, and figures that people want.
+	Notes []string `json:"notes"`
+	// Incidents are what befell the testbed in the time that was judged, if it is no pass.
+	Incidents []Incident `json:"incidents"`
+	Backend   string     `json:"backend"`
+	Edge      string     `json:"edge"`
+	Testbed   string     `json:"testbed"`
+	Run       string     `json:"run"`
+	Seconds   float64    `json:"seconds"`
+
+	since time.Time // the time that was judged began
+}
+
+// SensorName names a sensor for people and for programs.
+type SensorName struct {
+	// Sensor is "<board>/<part>"; of one that no board offers, what its DataPath says.
+	Sensor string `json:"sensor"`
+	Device string `json:"device,omitempty"`
+	UID    string `json:"uid,omitempty"`
 }
 
 // Observation is which sensors are selected, and what of them is delivered where.
 type Observation struct {
-	// Sensors by uid; one that the topology does not know by "<device>/<part>".
-	Sensors []string `json:"sensors"`
-	Streams []Stream `json:"streams"`
+	Sensors []SensorName `json:"sensors"`
+	Streams []Stream     `json:"streams"`
 }
 
 // Stream is the data of one sensor at one endpoint.
 type Stream struct {
-	// Endpoint is "<consumer>/<endpoint>", Sensor a uid.
+	// Endpoint is "<consumer>/<endpoint>".
 	Endpoint string `json:"endpoint"`
-	Sensor   string `json:"sensor"`
-	// From and To are the first and last seq that are judged.
-	From int64 `json:"from"`
-	To   int64 `json:"to"`
-	// Count of samples that are stored as published.
-	Count      int     `json:"count"`
-	Missing    []int64 `json:"missing"`
-	Doubled    int     `json:"doubled"`
-	Unexpected int     `json:"unexpected"`
+	SensorName
+	// From and To are the emissions of the first and the last reading that are judged.
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	// Count of readings that are stored as published.
+	Count int `json:"count"`
+	// Missing are the emissions of readings that are not.
+	Missing    []time.Time `json:"missing"`
+	Doubled    int         `json:"doubled"`
+	Unexpected int         `json:"unexpected"`
+	// Values that are stored and were not measured.
+	Wrong int `json:"wrong"`
 }
 
-// All assertions, in the order in which they run best.
+// All assertions, in the order in which they run best: those that share a window of data
+// stand together.
 func All() []Assertion {
-	define := func(id, scenario, title string, judge func(context.Context, *Env) (Result, error)) Assertion {
-		a := Assertion{ID: id, Scenario: scenario, Title: title}
-		a.Run = func(ctx context.Context, env *Env) Result {
-			start := time.Now()
-			var r Result
-			err := ctx.Err()
-			if err == nil {
-				r, err = judge(ctx, env)
-			}
-			if err != nil {
-				r.Status, r.Reason = Error, err.Error()
-				var skip skipped
-				switch {
-				case errors.As(err, &skip):
-					r.Status = Skip
-				case ctx.Err() != nil:
-					r.Reason = "interrupted: " + r.Reason
-				}
-			}
-			r.Scenario, r.Assertion, r.Title = a.Scenario, a.ID, a.Title
-			r.Backend, r.Edge, r.Testbed, r.Run = env.Backend, env.Edge, env.Testbed, env.Run
-			r.Seconds = time.Since(start).Seconds()
-			r.Expected.fill()
-			r.Observed.fill()
-			return r
-		}
-		return a
-	}
 	return []Assertion{
-		define("M1", Multicast, "one consumer receives S1 at two endpoints: every sample at each, once", judgeM1),
-		define("M2", Multicast, "several consumers share S1: every sample at each, once", judgeM2),
-		define("M3", Multicast, "S3 goes to the consumer that asked for it, and S2 to nobody", judgeM3),
-		define("L1", LatencyFilter, "humidity, STMicroelectronics, latency < 16 ms: exactly these sensors", judgeL1),
-		define("L2", LatencyFilter, "the same with latency < 25 ms: exactly the larger set", judgeL2),
-		define("L4", LatencyFilter, "nothing matches: said with the nearest misses and why, and no Rule", judgeL4),
+		{"M1", Multicast, "one consumer receives S1 at two endpoints: every reading at each, once", judgeM1},
+		{"M2", Multicast, "several consumers share S1: every reading at each, once", judgeM2},
+		{"M3", Multicast, "S3 goes to the consumer that asked for it, and S2 to nobody", judgeM3},
+		{"M4", Multicast, "a consumer leaves: 5 s later nothing reaches it, and the others lose nothing", judgeM4},
+		{"M5", Multicast, "it comes back: its data resumes, and the others lose nothing", judgeM5},
+		{"L1", LatencyFilter, "humidity, STMicroelectronics, latency < 16 ms: exactly these sensors", judgeL1},
+		{"L2", LatencyFilter, "the same with latency < 25 ms: exactly the larger set", judgeL2},
+		{"L5", LatencyFilter, "a board's latency goes to 20 ms and back: it leaves L1's set and returns, L2 loses nothing", judgeL5},
+		{"L3", LatencyFilter, "the latency that L1's sensors show (p95 of 60 readings) is below the bound as well", judgeL3},
+		{"L4", LatencyFilter, "nothing matches: said with the nearest misses and why, and no Rule", judgeL4},
+		{"T1", Truth, "what is stored is what the boards measured: every reading, no wrong value, nothing else", judgeT1},
+		{"T2", Truth, "sensor_latency_ms is what the boards' way to the mapper took", judgeT2},
 	}
 }
 
@@ -144,37 +147,151 @@ func Select(name string) ([]Assertion, error) {
 		for _, a := range all {
 			ids = append(ids, a.ID)
 		}
-		return nil, fmt.Errorf("no scenario %q: want %s, %s, all or one of %s", name, Multicast, LatencyFilter, strings.Join(ids, ", "))
+		return nil, fmt.Errorf("no scenario %q: want %s, all or one of %s", name, strings.Join(Names(), ", "), strings.Join(ids, ", "))
 	}
 	return chosen, nil
 }
 
-// Run assertions in their order, as one run with an id of its own. progress, if
-// not nil, is told each result at once. After ctx ends, what is left is an error.
-func Run(ctx context.Context, env *Env, as []Assertion, progress func(Result)) []Result {
-	env.begin()
+// Observer is told of a run as it goes on. Its functions may be nil.
+type Observer struct {
+	Begin func(Assertion)
+	End   func(Result)
+}
+
+// Run assertions in their order, as one run with an id of its own. When it returns,
+// what it made in the testbed is removed, also if ctx has ended; what was left then is an
+// error in its result. T1 and T2 judge all windows of the run.
+func Run(ctx context.Context, env *Env, as []Assertion, o Observer) []Result {
+	env.begin(ctx)
 	results := make([]Result, 0, len(as))
-	for _, a := range as {
-		r := a.Run(ctx, env)
+	for i, a := range as {
+		if o.Begin != nil {
+			o.Begin(a)
+		}
+		start := time.Now()
+		r := env.run(ctx, a)
+		if i == len(as)-1 { // the last one pays for the clearing up
+			if err := env.end(ctx); err != nil && r.Status != Error {
+				r.Status, r.Reason = Error, joinLines(r.Reason, err.Error())
+			}
+		}
+		r.Seconds = time.Since(start).Seconds()
 		results = append(results, r)
-		if progress != nil {
-			progress(r)
+		if o.End != nil {
+			o.End(r)
 		}
 	}
 	return results
 }
 
+// run one assertion.
+func (e *Env) run(ctx context.Context, a Assertion) Result {
+	start := time.Now()
+	var r Result
+	err := ctx.Err()
+	if err == nil {
+		r, err = a.judge(ctx, e)
+	}
+	if err != nil {
+		r.Status, r.Reason = Error, err.Error()
+		var skip skipped
+		switch {
+		case errors.As(err, &skip):
+			r.Status = Skip
+		case ctx.Err() != nil:
+			r.Reason = "interrupted: " + r.Reason
+		}
+	}
+	r.Scenario, r.Assertion, r.Title = a.Scenario, a.ID, a.Title
+	r.Backend, r.Edge, r.Testbed, r.Run = e.Backend, e.Edge, e.Testbed, e.Run
+	if r.Status == Fail || r.Status == Error && ctx.Err() == nil {
+		if r.since.IsZero() || r.since.After(start) {
+			r.since = start
+		}
+		r.Incidents = e.incidents(ctx, r.since)
+	}
+	if r.Notes == nil {
+		r.Notes = []string{}
+	}
+	if r.Incidents == nil {
+		r.Incidents = []Incident{}
+	}
+	r.Expected.fill()
+	r.Observed.fill()
+	return r
+}
+
 // fill makes empty lists of absent ones: JSON then has [] and not null.
 func (o *Observation) fill() {
 	if o.Sensors == nil {
-		o.Sensors = []string{}
+		o.Sensors = []SensorName{}
 	}
 	if o.Streams == nil {
 		o.Streams = []Stream{}
 	}
 	for i := range o.Streams {
 		if o.Streams[i].Missing == nil {
-			o.Streams[i].Missing = []int64{}
+			o.Streams[i].Missing = []time.Time{}
 		}
 	}
+}
+
+// Differences between what was expected and what was observed, a line each: sensors
+// first, then streams.
+func (r Result) Differences() []string {
+	var lines []string
+	lack := func(side string, of, in []SensorName) {
+		for _, s := range of {
+			if !slices.Contains(in, s) {
+				lines = append(lines, side+" "+s.String())
+			}
+		}
+	}
+	lack("expected, not selected:", r.Expected.Sensors, r.Observed.Sensors)
+	lack("selected, not expected:", r.Observed.Sensors, r.Expected.Sensors)
+	type window struct {
+		endpoint, sensor string
+		from             time.Time
+	}
+	expected := map[window]Stream{}
+	for _, s := range r.Expected.Streams {
+		expected[window{s.Endpoint, s.Sensor, s.From}] = s
+	}
+	for _, s := range r.Observed.Streams {
+		want, ok := expected[window{s.Endpoint, s.Sensor, s.From}]
+		if ok && s.Count == want.Count && len(s.Missing)+s.Doubled+s.Unexpected+s.Wrong == 0 {
+			continue
+		}
+		text := fmt.Sprintf("%s of %s: ", s.Endpoint, s.SensorName)
+		if ok {
+			text += fmt.Sprintf("%d of %d readings", s.Count, want.Count)
+		} else {
+			text += "nothing expected"
+		}
+		for _, n := range []struct {
+			count int
+			what  string
+		}{{len(s.Missing), "missing"}, {s.Doubled, "doubled"}, {s.Unexpected, "unexpected"}, {s.Wrong, "with a wrong value"}} {
+			if n.count > 0 {
+				text += fmt.Sprintf(", %d %s", n.count, n.what)
+			}
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}
+
+// String is "<board>/<part> (<device>)".
+func (n SensorName) String() string {
+	if n.Device == "" {
+		return n.Sensor
+	}
+	return n.Sensor + " (" + n.Device + ")"
+}
+
+func joinLines(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "\n" + b
 }

@@ -2,7 +2,6 @@ package scenarios_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -36,14 +35,19 @@ func TestScenarios(t *testing.T) {
 	} else {
 		status = bringUp(t, "scenarios", extended(t, "extended.yaml"))
 	}
-	e, err := scenarios.NewEnv(t.Context(), status)
+	e, err := scenarios.NewEnv(status)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := withDeadline(t)
 	defer cancel()
+	results := map[string]scenarios.Result{}
+	scenarios.Run(ctx, e, scenarios.All(), scenarios.Observer{End: func(r scenarios.Result) {
+		results[r.Assertion] = r
+		t.Logf("%s %s in %.1f s %s: %d sensors, %d streams %s", r.Assertion, r.Status, r.Seconds, r.Window(), len(r.Expected.Sensors), len(r.Expected.Streams), strings.Join(r.Notes, "; "))
+	}})
 	testenv := env.New().WithContext(ctx)
-	for _, name := range []string{scenarios.Multicast, scenarios.LatencyFilter} {
+	for _, name := range scenarios.Names() {
 		as, err := scenarios.Select(name)
 		if err != nil {
 			t.Fatal(err)
@@ -51,14 +55,12 @@ func TestScenarios(t *testing.T) {
 		f := features.New(name).WithLabel("backend", status.Backend).WithLabel("edge", status.Edge)
 		for _, a := range as {
 			f = f.Assess(a.ID+": "+a.Title, func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
-				r := a.Run(ctx, e)
-				t.Logf("%s in %.1f s: %d sensors, %d streams", r.Status, r.Seconds, len(r.Expected.Sensors), len(r.Expected.Streams))
-				switch r.Status {
+				switch r := results[a.ID]; r.Status {
 				case scenarios.Pass:
 				case scenarios.Skip:
 					t.Skip(r.Reason)
 				default:
-					t.Errorf("%s\nexpected %s\nobserved %s", r.Reason, asJSON(t, r.Expected), asJSON(t, r.Observed))
+					t.Errorf("%s: %s\n%s\nmeanwhile: %v", r.Status, r.Reason, strings.Join(r.Differences(), "\n"), r.Incidents)
 				}
 				return ctx
 			})
@@ -68,15 +70,6 @@ func TestScenarios(t *testing.T) {
 	if len(status.Consumers) > 1 {
 		testenv.Test(t, isolation(status))
 	}
-}
-
-func asJSON(t *testing.T, v any) string {
-	t.Helper()
-	text, err := json.Marshal(v)
-	if err != nil {
-		t.Error(err)
-	}
-	return string(text)
 }
 
 // withDeadline leaves time to remove things before the test binary is killed.

@@ -104,7 +104,7 @@ func TestTamper(t *testing.T) {
 				defer l.proxies[tt.at].fault.Store(&none)
 			}
 			start := time.Now()
-			results := scenarios.Run(ctx, l.env, scenarios.All(), nil)
+			results := scenarios.Run(ctx, l.env, scenarios.All(), scenarios.Observer{})
 			t.Logf("%.1f s", time.Since(start).Seconds())
 			if diff := cmp.Diff(fails(tt.want...), statuses(results)); diff != "" {
 				t.Errorf("statuses (-want +got):\n%s\n%s", diff, reasons(results))
@@ -197,7 +197,7 @@ func newLab(t *testing.T) *lab {
 	l.choose.Store(&right)
 	l.status = bringUp(t, "tamper", extended(t, "tamper.yaml"), "provider-1/erm", "provider-1/router", "provider-1/relay")
 	var err error
-	if l.env, err = scenarios.NewEnv(t.Context(), l.status); err != nil {
+	if l.env, err = scenarios.NewEnv(l.status); err != nil {
 		t.Fatal(err)
 	}
 	l.env.Patience = 2 * time.Second

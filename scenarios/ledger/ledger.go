@@ -1,17 +1,20 @@
-// Package ledger judges what was delivered against what was published. It is
+// Package ledger judges what was delivered against what boards emitted. It is
 // pure: no clock, no network, no files.
 //
 // Invariants:
-//   - What is expected comes from what the mapper says that it published, never
-//     from what arrived.
-//   - A sample is (uid, epoch, seq), and only whole if everything in it is as
-//     published: a sample with another's readings is missing, and an unexpected
-//     one stands in its place.
+//   - What is expected is what the board's journal says was measured and emitted;
+//     never what arrived, and never what the mapper says.
+//   - The mapper's journal is a second account: epoch and seq without gaps, and one
+//     sample for each reading. Where it differs from the board's, the verdict does
+//     not hold.
+//   - A sample is whole only if everything in it is as the mapper published it. A
+//     sample with another's values is missing, and an unexpected one stands in its
+//     place. Whether the values are those that were measured is for Truth.
 //   - What was stored tells what is missing; what arrived tells what is doubled.
 //     Where the two sources disagree, the verdict does not hold.
-//   - Only what lies in a sensor's window is judged: in its epoch from From to
-//     To, or in the time between those two samples. What is outside, from
-//     before a run say, changes no verdict.
+//   - Only what lies in a sensor's window is judged: from the emission of its first
+//     reading to that of its last, or numbered between those two by the mapper. What
+//     is outside, from before a run say, changes no verdict.
 //
 // To try it: go test ./scenarios/ledger.
 package ledger
@@ -22,43 +25,125 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
+
+// Value is one field of a reading or a sample.
+type Value struct {
+	Field  string
+	Number float64
+}
+
+// Reading is what one part of a board measured at a moment, and emitted.
+type Reading struct {
+	UID string
+	// Device and Part as the tags of a sample name them.
+	Device, Part string
+	// Time of the emission, wall clock in ns.
+	Time int64
+	// Values before they were encoded, by the name of their field.
+	Values []Value
+	// Delay in ms from the emission to the hand-over to the radio, as the board's
+	// behaviour drew it.
+	Delay float64
+}
 
 // Sample is one sample at one place on its way.
 type Sample struct {
 	// Endpoint that it arrived at, empty where it was published.
 	Endpoint string
 	UID      string
+	// Device and Part are its tags.
+	Device, Part string
 	// Epoch is the start of the sensor's stream, ns; Seq counts from 1 in it.
 	Epoch, Seq int64
 	// Time of the sample, ns.
 	Time int64
 	// Body is all else in it, in a form that is the same wherever it is the same.
 	Body string
+	// Values are its readings, in the order of their fields.
+	Values []Value
+	// Latency is sensor_latency_ms; HasLatency is false for a sample without it.
+	Latency    float64
+	HasLatency bool
 }
+
+// identity is what tells a sample from all others.
+type identity struct {
+	epoch, seq, time int64
+	body             string
+}
+
+func (s Sample) identity() identity { return identity{s.Epoch, s.Seq, s.Time, s.Body} }
 
 // Stream is one sensor's data at one endpoint.
 type Stream struct {
 	Endpoint, UID string
 }
 
-// Window is what one sensor published and is judged by.
+// Window is what a board emitted of one sensor in the time that is judged, with the
+// mapper's account of the same time.
 type Window struct {
-	UID             string
-	Epoch, From, To int64
-	published       map[int64]Sample
-	start, end      int64 // times of From and To
+	UID string
+	// From and To are the emission times of the first and the last reading, ns.
+	From, To int64
+	// Unpublished are the times of readings that the mapper's journal does not have.
+	Unpublished []int64
+	// Invented are samples of the mapper's journal that no board emitted.
+	Invented []Sample
+	// Gaps are the places where the mapper's numbers do not follow one another, as text.
+	Gaps []string
+
+	readings         []Reading
+	at               map[int64]Reading
+	published        map[int64]Sample // by time
+	numbered         map[int64]Sample // by seq
+	epoch            int64
+	firstSeq, toSeq  int64
+	hasPublished     bool
+	lastPublishedSeq int64
 }
 
-// Size is the number of samples in the window.
-func (w Window) Size() int { return len(w.published) }
+// Size is the number of readings in the window.
+func (w Window) Size() int { return len(w.readings) }
+
+// Emitted tells whether a reading of the window was emitted at a time.
+func (w Window) Emitted(at int64) bool {
+	_, ok := w.at[at]
+	return ok
+}
+
+// Readings of the window, in the order of emission.
+func (w Window) Readings() []Reading { return slices.Clone(w.readings) }
+
+// Disagreement says in one line how the mapper's account differs from the board's
+// journal, "" if it does not.
+func (w Window) Disagreement() string {
+	var what []string
+	if n := len(w.Unpublished); n > 0 {
+		what = append(what, fmt.Sprintf("%d of %d emitted readings are not in the mapper's journal (emitted at %s)", n, w.Size(), times(w.Unpublished)))
+	}
+	if n := len(w.Invented); n > 0 {
+		at := make([]int64, n)
+		for i, s := range w.Invented {
+			at[i] = s.Time
+		}
+		what = append(what, fmt.Sprintf("%d published samples were emitted by no board (at %s)", n, times(at)))
+	}
+	if n := len(w.Gaps); n > 0 {
+		what = append(what, fmt.Sprintf("the mapper's numbers have %d gaps (%s)", n, w.Gaps[0]))
+	}
+	return strings.Join(what, ", ")
+}
 
 // covers tells whether a sample claims to be of the window.
 func (w Window) covers(s Sample) bool {
-	return s.Epoch == w.Epoch && w.From <= s.Seq && s.Seq <= w.To || w.start <= s.Time && s.Time <= w.end
+	return w.From <= s.Time && s.Time <= w.To ||
+		w.hasPublished && s.Epoch == w.epoch && w.firstSeq <= s.Seq && s.Seq <= w.toSeq
 }
 
-// RestartError says that a sensor's stream began anew while it was looked at.
+// RestartError says that the mapper's stream of a sensor began anew while it was
+// looked at.
 type RestartError struct {
 	UID      string
 	Old, New int64 // epochs
@@ -68,28 +153,53 @@ func (e *RestartError) Error() string {
 	return fmt.Sprintf("the stream of sensor %s began anew (epoch %d, then %d)", e.UID, e.Old, e.New)
 }
 
-// Open makes the window of one sensor from the samples that it published, in
-// the order of the journal: all of those after a time (ns). An empty window is
-// no error. A stream that began anew (RestartError) or that has a gap cannot be
-// judged by.
-func Open(uid string, published []Sample, after int64) (Window, error) {
-	w := Window{UID: uid, published: map[int64]Sample{}}
+// Open makes the window of one sensor: the readings that its board emitted after a
+// time and until another (ns; 0 means all), both in the order of their journals,
+// beside what the mapper published of the same time. A window without readings is no
+// error. A mapper's stream that began anew (*RestartError), and a board's journal
+// whose times do not grow, cannot be judged by.
+func Open(uid string, readings []Reading, published []Sample, after, until int64) (Window, error) {
+	w := Window{UID: uid, at: map[int64]Reading{}, published: map[int64]Sample{}, numbered: map[int64]Sample{}}
+	for _, r := range readings {
+		if r.UID != uid || r.Time <= after || until > 0 && r.Time > until {
+			continue
+		}
+		if len(w.readings) == 0 {
+			w.From = r.Time
+		} else if r.Time <= w.To {
+			return w, fmt.Errorf("the board's journal of sensor %s has times in the wrong order: %d, then %d", uid, w.To, r.Time)
+		}
+		w.To = r.Time
+		w.readings = append(w.readings, r)
+		w.at[r.Time] = r
+	}
+	if len(w.readings) == 0 {
+		return w, nil
+	}
 	for _, s := range published {
-		if s.UID != uid || s.Time <= after {
+		if s.UID != uid || s.Time < w.From || s.Time > w.To {
 			continue
 		}
 		switch {
-		case len(w.published) == 0:
-			w.Epoch, w.From, w.start = s.Epoch, s.Seq, s.Time
-		case s.Epoch != w.Epoch:
-			return w, &RestartError{UID: uid, Old: w.Epoch, New: s.Epoch}
-		case s.Seq != w.To+1:
-			return w, fmt.Errorf("the journal of sensor %s has %d after %d", uid, s.Seq, w.To)
-		case s.Time <= w.end:
-			return w, fmt.Errorf("samples %d and %d of sensor %s have times in the wrong order", w.To, s.Seq, uid)
+		case !w.hasPublished:
+			w.hasPublished, w.epoch, w.firstSeq = true, s.Epoch, s.Seq
+		case s.Epoch != w.epoch:
+			return w, &RestartError{UID: uid, Old: w.epoch, New: s.Epoch}
+		case s.Seq != w.lastPublishedSeq+1:
+			w.Gaps = append(w.Gaps, fmt.Sprintf("%d after %d", s.Seq, w.lastPublishedSeq))
 		}
-		w.To, w.end = s.Seq, s.Time
-		w.published[s.Seq] = s
+		w.lastPublishedSeq, w.toSeq = s.Seq, max(w.toSeq, s.Seq)
+		w.numbered[s.Seq] = s
+		if _, ok := w.at[s.Time]; !ok {
+			w.Invented = append(w.Invented, s)
+			continue
+		}
+		w.published[s.Time] = s
+	}
+	for _, r := range w.readings {
+		if _, ok := w.published[r.Time]; !ok {
+			w.Unpublished = append(w.Unpublished, r.Time)
+		}
 	}
 	return w, nil
 }
@@ -98,7 +208,7 @@ func Open(uid string, published []Sample, after int64) (Window, error) {
 type Question struct {
 	// Windows of all sensors in question, one for each.
 	Windows []Window
-	// Endpoints that are looked at. What arrived at others is nobody's business here.
+	// Endpoints that are looked at. What arrived at others is not judged.
 	Endpoints []string
 	// Expected streams must be whole; any other must be empty.
 	Expected []Stream
@@ -107,35 +217,42 @@ type Question struct {
 	Shared func(Stream) bool
 }
 
-// Account is what became of one stream.
+func (q Question) isShared(s Stream) bool { return q.Shared != nil && q.Shared(s) }
+
+// Account is what became of one stream. Readings and samples are named by their
+// times, in ns.
 type Account struct {
 	Stream
 	// Expected is false for a stream that should not be.
 	Expected bool
 	// From and To are the window; of a stream that should not be, what was seen.
 	From, To int64
-	// Count of samples that were stored as published.
+	// Count of readings that were stored as published.
 	Count int
-	// Missing were published and not stored as published.
+	// Missing were emitted and not stored as published.
 	Missing []int64
+	// Unpublished are among Missing: the mapper's journal does not have them.
+	Unpublished []int64
+	// Unstored are among Missing: they arrived as published and were not stored.
+	Unstored []int64
 	// Doubled counts arrivals of a sample beyond its first.
 	Doubled int
 	// Unexpected counts samples that were not published, or not for this stream.
 	Unexpected int
 	// Altered arrived or were stored with another body or time.
 	Altered []int64
-	// Unstored are among Missing: they arrived as published and were not stored.
-	Unstored []int64
 	// Unrecorded were stored, and no arrival of them is known.
 	Unrecorded []int64
+	// Disagreement says how the mapper's account differs from the board's journal.
+	Disagreement string
 }
 
 // Holds tells whether the stream is as it should be.
 func (a Account) Holds() bool {
-	return len(a.Missing) == 0 && a.Doubled == 0 && a.Unexpected == 0 && len(a.Altered) == 0 && len(a.Unrecorded) == 0
+	return len(a.Missing) == 0 && a.Doubled == 0 && a.Unexpected == 0 && len(a.Altered) == 0 && len(a.Unrecorded) == 0 && a.Disagreement == ""
 }
 
-// Problem says in one line what is wrong, "" if nothing is.
+// Problem says in one line what is wrong, without naming the stream; "" if nothing is.
 func (a Account) Problem() string {
 	if a.Holds() {
 		return ""
@@ -147,30 +264,37 @@ func (a Account) Problem() string {
 		what = append(what, fmt.Sprintf("%d samples that were not published like this", a.Unexpected))
 	}
 	for _, l := range []struct {
-		what string
-		seqs []int64
+		what  string
+		times []int64
 	}{
-		{"missing", a.Missing}, {"altered", a.Altered}, {"of the missing arrived but not stored", a.Unstored},
+		{"missing", a.Missing}, {"of the missing not published by the mapper", a.Unpublished},
+		{"of the missing arrived but not stored", a.Unstored}, {"altered", a.Altered},
 		{"stored without an arrival", a.Unrecorded},
 	} {
-		if len(l.seqs) > 0 {
-			what = append(what, fmt.Sprintf("%d %s (seq %s)", len(l.seqs), l.what, list(l.seqs)))
+		if len(l.times) > 0 {
+			what = append(what, fmt.Sprintf("%d %s (emitted at %s)", len(l.times), l.what, times(l.times)))
 		}
 	}
 	if a.Doubled > 0 {
 		what = append(what, fmt.Sprintf("%d doubled", a.Doubled))
 	}
-	return fmt.Sprintf("%s, sensor %s, seq %d to %d: %s", a.Endpoint, a.UID, a.From, a.To, strings.Join(what, ", "))
+	if a.Disagreement != "" && len(a.Unpublished) == 0 {
+		what = append(what, a.Disagreement)
+	}
+	return strings.Join(what, ", ")
 }
 
-// list shows the first few numbers.
-func list(seqs []int64) string {
-	const most = 5
+// Clock shows a time of the ledger as people read it: UTC, in ms.
+func Clock(ns int64) string { return time.Unix(0, ns).UTC().Format("15:04:05.000") }
+
+// times shows the first few.
+func times(all []int64) string {
+	const most = 3
 	var texts []string
-	for _, s := range seqs[:min(len(seqs), most)] {
-		texts = append(texts, fmt.Sprint(s))
+	for _, t := range all[:min(len(all), most)] {
+		texts = append(texts, Clock(t))
 	}
-	if len(seqs) > most {
+	if len(all) > most {
 		texts = append(texts, "...")
 	}
 	return strings.Join(texts, ", ")
@@ -187,46 +311,17 @@ func (v Verdict) Holds() bool {
 	return !slices.ContainsFunc(v.Streams, func(a Account) bool { return !a.Holds() })
 }
 
-// Problems says what is wrong, a line for each stream.
-func (v Verdict) Problems() []string {
-	var lines []string
-	for _, a := range v.Streams {
-		if p := a.Problem(); p != "" {
-			lines = append(lines, p)
-		}
-	}
-	return lines
-}
-
 // Judge what was stored and what arrived. The order of both does not matter.
 func Judge(q Question, stored, arrived []Sample) Verdict {
-	l := &ledger{
-		windows: map[string]Window{}, judged: map[string]bool{}, shared: q.Shared,
-		expected: map[Stream]*pages{}, others: map[Stream]*pages{},
-	}
-	for i, w := range q.Windows {
-		l.windows[w.UID] = w
-		if i == 0 || w.start < l.start {
-			l.start = w.start
-		}
-		if i == 0 || w.end > l.end {
-			l.end = w.end
-		}
-	}
-	for _, e := range q.Endpoints {
-		l.judged[e] = true
-	}
-	for _, s := range q.Expected {
-		l.expected[s] = newPages()
-	}
+	l := newLedger(q)
 	for _, s := range stored {
 		if p, ok := l.page(s); ok {
-			p.stored.add(s, l.published(s))
+			p.stored.add(s, l.state(s))
 		}
 	}
 	for _, s := range arrived {
 		if p, ok := l.page(s); ok {
-			p.arrived.add(s, l.published(s))
+			p.arrived.add(s, l.state(s))
 		}
 	}
 	var v Verdict
@@ -241,12 +336,32 @@ func Judge(q Question, stored, arrived []Sample) Verdict {
 
 // ledger sorts samples into the streams that they were seen in.
 type ledger struct {
+	question   Question
 	windows    map[string]Window
 	start, end int64 // of all windows
 	judged     map[string]bool
-	shared     func(Stream) bool
 	expected   map[Stream]*pages
 	others     map[Stream]*pages
+}
+
+func newLedger(q Question) *ledger {
+	l := &ledger{question: q, windows: map[string]Window{}, judged: map[string]bool{}, expected: map[Stream]*pages{}, others: map[Stream]*pages{}}
+	for i, w := range q.Windows {
+		l.windows[w.UID] = w
+		if i == 0 || w.From < l.start {
+			l.start = w.From
+		}
+		if i == 0 || w.To > l.end {
+			l.end = w.To
+		}
+	}
+	for _, e := range q.Endpoints {
+		l.judged[e] = true
+	}
+	for _, s := range q.Expected {
+		l.expected[s] = newPages()
+	}
+	return l
 }
 
 // pages are what is known of one stream, by source.
@@ -255,10 +370,11 @@ type pages struct {
 }
 
 type page struct {
-	// whole counts samples as published, altered those with another body.
+	// whole counts samples as published, altered those with another body; by the time
+	// of their reading.
 	whole, altered map[int64]int
 	// strange are samples that were never published; all is everything.
-	strange, all map[Sample]int
+	strange, all map[identity]int
 }
 
 func newPages() *pages {
@@ -266,7 +382,7 @@ func newPages() *pages {
 }
 
 func newPage() page {
-	return page{whole: map[int64]int{}, altered: map[int64]int{}, strange: map[Sample]int{}, all: map[Sample]int{}}
+	return page{whole: map[int64]int{}, altered: map[int64]int{}, strange: map[identity]int{}, all: map[identity]int{}}
 }
 
 // state of a sample against what was published.
@@ -278,33 +394,45 @@ const (
 	whole
 )
 
-func (p page) add(s Sample, st state) {
-	p.all[s]++
-	switch st {
+// verdict on one sample: its state, and the time of the reading that it is of.
+type verdict struct {
+	state
+	time int64
+}
+
+func (p page) add(s Sample, v verdict) {
+	p.all[s.identity()]++
+	switch v.state {
 	case whole:
-		p.whole[s.Seq]++
+		p.whole[v.time]++
 	case altered:
-		p.altered[s.Seq]++
+		p.altered[v.time]++
 	default:
-		p.strange[s]++
+		p.strange[s.identity()]++
 	}
+}
+
+// inWindow tells whether a sample is judged.
+func (l *ledger) inWindow(s Sample) bool {
+	if !l.judged[s.Endpoint] {
+		return false
+	}
+	if w, ok := l.windows[s.UID]; ok {
+		return w.covers(s)
+	}
+	return l.start <= s.Time && s.Time <= l.end
 }
 
 // page of a sample's stream; none if the sample is not judged.
 func (l *ledger) page(s Sample) (*pages, bool) {
-	if !l.judged[s.Endpoint] {
-		return nil, false
-	}
-	if w, ok := l.windows[s.UID]; ok && !w.covers(s) {
-		return nil, false
-	} else if !ok && (s.Time < l.start || s.Time > l.end) {
+	if !l.inWindow(s) {
 		return nil, false
 	}
 	stream := Stream{s.Endpoint, s.UID}
 	if p, ok := l.expected[stream]; ok {
 		return p, true
 	}
-	if l.isShared(stream) {
+	if l.question.isShared(stream) {
 		return nil, false
 	}
 	p, ok := l.others[stream]
@@ -315,48 +443,55 @@ func (l *ledger) page(s Sample) (*pages, bool) {
 	return p, true
 }
 
-func (l *ledger) isShared(s Stream) bool { return l.shared != nil && l.shared(s) }
-
-// published compares a sample with the one of its number.
-func (l *ledger) published(s Sample) state {
+// state compares a sample with what the mapper published of its reading.
+func (l *ledger) state(s Sample) verdict {
 	w, ok := l.windows[s.UID]
-	if !ok || s.Epoch != w.Epoch {
-		return strange
+	if !ok {
+		return verdict{}
 	}
-	p, ok := w.published[s.Seq]
-	switch {
-	case !ok:
-		return strange
-	case p.Body != s.Body || p.Time != s.Time:
-		return altered
+	if _, emitted := w.at[s.Time]; emitted {
+		p, published := w.published[s.Time]
+		if published && p.identity() != s.identity() {
+			if s.Epoch != p.Epoch {
+				return verdict{}
+			}
+			return verdict{altered, s.Time}
+		}
+		// What the mapper has not written down counts, and its account disagrees.
+		return verdict{whole, s.Time}
 	}
-	return whole
+	if p, ok := w.numbered[s.Seq]; ok && p.Epoch == s.Epoch && p.Time != s.Time {
+		return verdict{altered, p.Time}
+	}
+	return verdict{}
 }
 
 // whole accounts for an expected stream.
 func (l *ledger) whole(s Stream, p *pages) Account {
 	w := l.windows[s.UID]
-	a := Account{Stream: s, Expected: true, From: w.From, To: w.To}
-	for _, seq := range slices.Sorted(maps.Keys(w.published)) {
-		isStored, isArrived := p.stored.whole[seq] > 0, p.arrived.whole[seq] > 0
+	a := Account{Stream: s, Expected: true, From: w.From, To: w.To, Disagreement: w.Disagreement()}
+	for _, r := range w.readings {
+		isStored, isArrived := p.stored.whole[r.Time] > 0, p.arrived.whole[r.Time] > 0
 		if isStored {
 			a.Count++
 			if !isArrived {
-				a.Unrecorded = append(a.Unrecorded, seq)
+				a.Unrecorded = append(a.Unrecorded, r.Time)
 			}
 		} else {
-			a.Missing = append(a.Missing, seq)
-			if isArrived {
-				a.Unstored = append(a.Unstored, seq)
+			a.Missing = append(a.Missing, r.Time)
+			if _, published := w.published[r.Time]; !published {
+				a.Unpublished = append(a.Unpublished, r.Time)
+			} else if isArrived {
+				a.Unstored = append(a.Unstored, r.Time)
 			}
 		}
-		if p.stored.altered[seq] > 0 || p.arrived.altered[seq] > 0 {
-			a.Altered = append(a.Altered, seq)
+		if p.stored.altered[r.Time] > 0 || p.arrived.altered[r.Time] > 0 {
+			a.Altered = append(a.Altered, r.Time)
 		}
-		a.Doubled += max(0, p.arrived.whole[seq]+p.arrived.altered[seq]-1)
+		a.Doubled += max(0, p.arrived.whole[r.Time]+p.arrived.altered[r.Time]-1)
 	}
 	a.Unexpected = max(len(p.stored.strange), len(p.arrived.strange)) + len(a.Altered)
-	if l.isShared(s) {
+	if l.question.isShared(s) {
 		a.Doubled, a.Unexpected = 0, len(a.Altered)
 	}
 	return a
@@ -365,18 +500,22 @@ func (l *ledger) whole(s Stream, p *pages) Account {
 // empty accounts for a stream that should be.
 func (p *pages) empty(s Stream) Account {
 	a := Account{Stream: s, Unexpected: max(total(p.stored.all), total(p.arrived.all))}
-	seqs := map[int64]bool{}
-	for _, samples := range []map[Sample]int{p.stored.all, p.arrived.all} {
+	first := true
+	for _, samples := range []map[identity]int{p.stored.all, p.arrived.all} {
 		for sample := range samples {
-			seqs[sample.Seq] = true
+			if first || sample.time < a.From {
+				a.From = sample.time
+			}
+			if first || sample.time > a.To {
+				a.To = sample.time
+			}
+			first = false
 		}
 	}
-	ordered := slices.Sorted(maps.Keys(seqs))
-	a.From, a.To = ordered[0], ordered[len(ordered)-1]
 	return a
 }
 
-func total(m map[Sample]int) int {
+func total(m map[identity]int) int {
 	n := 0
 	for _, c := range m {
 		n += c

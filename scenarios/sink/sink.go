@@ -2,8 +2,8 @@
 // arrivals in Telegraf's journal and the lines in a mapper's journal. All three
 // become ledger.Sample, with bodies that are equal wherever a sample is.
 //
-// Invariants: it only reads; a line that is still being written is read once it
-// is whole; what is no sample (no uid, epoch or seq) is left out and counted.
+// Invariants: it only reads; what is no sample (no uid, epoch or seq) is left out
+// and counted.
 //
 // To try it: go test ./scenarios/sink.
 package sink
@@ -24,10 +24,13 @@ import (
 
 // Tags and fields that make a sample.
 const (
-	tagUID      = "uid"
-	tagEndpoint = "endpoint"
-	fieldEpoch  = "epoch"
-	fieldSeq    = "seq"
+	tagUID       = "uid"
+	tagDevice    = "device"
+	tagPart      = "part"
+	tagEndpoint  = "endpoint"
+	fieldEpoch   = "epoch"
+	fieldSeq     = "seq"
+	fieldLatency = "sensor_latency_ms"
 )
 
 // ErrNoSample says that a line or row is well-formed, but no sample.
@@ -104,10 +107,17 @@ func (p point) sample() (ledger.Sample, error) {
 	if p.tags[tagUID] == "" || !hasEpoch || !hasSeq {
 		return ledger.Sample{}, ErrNoSample
 	}
-	return ledger.Sample{
-		Endpoint: p.tags[tagEndpoint], UID: p.tags[tagUID],
+	s := ledger.Sample{
+		Endpoint: p.tags[tagEndpoint], UID: p.tags[tagUID], Device: p.tags[tagDevice], Part: p.tags[tagPart],
 		Epoch: epoch, Seq: seq, Time: p.time.UnixNano(), Body: p.body(),
-	}, nil
+	}
+	s.Latency, s.HasLatency = p.fields[fieldLatency].(float64)
+	for _, k := range slices.Sorted(maps.Keys(p.fields)) {
+		if v, ok := p.fields[k].(float64); ok && k != fieldLatency {
+			s.Values = append(s.Values, ledger.Value{Field: k, Number: v})
+		}
+	}
+	return s, nil
 }
 
 // body is everything that the sample's identity, time and endpoint leave, in an

@@ -71,28 +71,18 @@ func (s *Store) Stored(ctx context.Context, since time.Time, endpoints ...string
 	return samples, nil
 }
 
-// Last returns for each sensor the seq of its last sample at an endpoint, of
+// Last returns for each sensor the time of its last sample at an endpoint, ns, of
 // those with a time from since on.
 func (s *Store) Last(ctx context.Context, endpoint string, since time.Time) (map[string]int64, error) {
-	type seen struct {
-		time time.Time
-		seq  int64
-	}
-	last := map[string]seen{}
+	last := map[string]int64{}
 	filter := fmt.Sprintf("r.%s == %q and r._field == %q", tagEndpoint, endpoint, fieldSeq)
 	err := s.each(ctx, since, filter, "|> last()", func(r *query.FluxRecord) error {
-		uid, _ := r.ValueByKey(tagUID).(string)
-		seq, ok := r.Value().(int64)
-		if at, known := last[uid]; uid != "" && ok && (!known || r.Time().After(at.time)) {
-			last[uid] = seen{r.Time(), seq}
+		if uid, _ := r.ValueByKey(tagUID).(string); uid != "" {
+			last[uid] = max(last[uid], r.Time().UnixNano())
 		}
 		return nil
 	})
-	seqs := make(map[string]int64, len(last))
-	for uid, s := range last {
-		seqs[uid] = s.seq
-	}
-	return seqs, err
+	return last, err
 }
 
 // each calls f with every record of a query.

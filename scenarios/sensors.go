@@ -4,22 +4,24 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/fluidos-edge/testbed/controllers/sensor"
+	"github.com/fluidos-edge/testbed/scenarios/boards"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
-// Sensor is one part of one board, as the topology describes it. It is worked
-// out without looking at anything that a controller wrote.
+// Sensor is one part of one board, as the board itself says, or else the topology. It
+// is worked out without looking at anything that a controller wrote.
 type Sensor struct {
 	UID      string
 	Provider string
 	Board    string
-	// Device and Part are the sensor's name: "<device>/<part>" in a status.
+	// Device and Part are the sensor's name in Kubernetes: "<device>/<part>".
 	Device, Part string
-	// Nodes that hear the board; one of them has its data.
+	// Nodes that hear the board; the first one has its data.
 	Nodes []string
 	// Rate in Hz.
 	Rate         float64
@@ -29,7 +31,11 @@ type Sensor struct {
 	Latency, LatencyUnit string
 }
 
+// name as Kubernetes objects have it.
 func (s Sensor) name() string { return s.Device + "/" + s.Part }
+
+// String is how people are told of a sensor: by the board's name, and the Device behind.
+func (s Sensor) String() string { return s.Board + "/" + s.Part + " (" + s.Device + ")" }
 
 // parts that the boards of a model can offer, and what they declare unless the
 // topology says otherwise. One without a rate comes at the board's.
@@ -58,30 +64,95 @@ func sensorsOf(t *topology.Topology) []Sensor {
 	var all []Sensor
 	for _, p := range t.Providers {
 		for _, b := range p.Boards {
-			if !topology.Allowed(p.Allow, b.Model, b.MAC) {
-				continue
-			}
-			mac := strings.ReplaceAll(b.MAC, ":", "")
-			for _, s := range parts[b.Model] {
-				if !slices.Contains(b.Offers, s.Part) {
-					continue
-				}
-				s.Provider, s.Board, s.Nodes, s.Rate = p.Name, b.Name, b.Nodes, cmp.Or(s.Rate, b.Rate)
-				s.Device = strings.ToLower(b.Model) + "-" + strings.ToLower(mac)
-				s.UID = sensor.UID(b.ID, strings.ToUpper(mac), s.Part)
-				s.Manufacturer, s.Latency, s.LatencyUnit = "STMicroelectronics", defaultLatency, "ms"
-				declared := b.Parts[s.Part]
-				set(&s.Manufacturer, declared.Manufacturer)
-				set(&s.Latency, declared.Latency)
-				set(&s.LatencyUnit, declared.LatencyUnit)
-				all = append(all, s)
-			}
+			all = append(all, sensorsOn(p, b)...)
 		}
 	}
+	return inOrder(all)
+}
+
+func inOrder(all []Sensor) []Sensor {
 	slices.SortStableFunc(all, func(a, b Sensor) int {
 		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Nodes[0], b.Nodes[0]))
 	})
 	return all
+}
+
+// sensorsOn a board of a provider, none if its mappers may not connect it.
+func sensorsOn(p topology.Provider, b topology.Board) []Sensor {
+	if !topology.Allowed(p.Allow, b.Model, b.MAC) || len(b.Nodes) == 0 {
+		return nil
+	}
+	var all []Sensor
+	mac := strings.ReplaceAll(b.MAC, ":", "")
+	for _, s := range parts[b.Model] {
+		if !slices.Contains(b.Offers, s.Part) {
+			continue
+		}
+		s.Provider, s.Board, s.Nodes, s.Rate = p.Name, b.Name, b.Nodes, cmp.Or(s.Rate, b.Rate)
+		s.Device = strings.ToLower(b.Model) + "-" + strings.ToLower(mac)
+		s.UID = sensor.UID(b.ID, strings.ToUpper(mac), s.Part)
+		s.Manufacturer, s.Latency, s.LatencyUnit = "STMicroelectronics", defaultLatency, "ms"
+		declared := b.Parts[s.Part]
+		set(&s.Manufacturer, declared.Manufacturer)
+		set(&s.Latency, declared.Latency)
+		set(&s.LatencyUnit, declared.LatencyUnit)
+		all = append(all, s)
+	}
+	return all
+}
+
+// sensorsAsTold are the sensors of a provider's boards as the boards tell of
+// themselves: also of boards that joined since the topology was written, and with
+// what somebody has set.
+func sensorsAsTold(p topology.Provider, told []boards.State) []Sensor {
+	var all []Sensor
+	for _, b := range told {
+		spec := topology.Board{Name: b.Name, Model: b.Model, MAC: b.MAC, ID: b.ID, Nodes: slices.Clone(b.Nodes), Rate: b.Rate, Offers: b.Offers}
+		// The node with the connection is the one that has the board's data.
+		slices.SortStableFunc(spec.Nodes, func(x, y string) int {
+			return cmp.Compare(boolInt(y == b.ConnectedTo), boolInt(x == b.ConnectedTo))
+		})
+		for _, s := range sensorsOn(p, spec) {
+			for _, c := range b.Parts {
+				if !strings.EqualFold(c.Model, s.Part) {
+					continue
+				}
+				if rate, err := strconv.ParseFloat(c.SamplingRate, 64); err == nil && rate > 0 {
+					s.Rate = rate
+				}
+				s.Manufacturer, s.Latency, s.LatencyUnit = c.Manufacturer, c.Latency, c.Properties.Unit.Latency
+			}
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// steps of the fields of each part, as the integers of a BlueST frame hold them; from
+// ST's firmware, and not from the codec that boards and mapper share.
+var steps = map[string]map[string]float64{
+	"hts221":   {"humidity_percent": 0.1, "temperature_celsius": 0.1},
+	"stts751":  {"temperature_celsius": 0.1},
+	"stts22h":  {"temperature_celsius": 0.1},
+	"lps22hh":  {"pressure_hpa": 0.01},
+	"ilps22qs": {"pressure_hpa": 0.01},
+	"ism330dhcx": {"acceleration_x_mg": 1, "acceleration_y_mg": 1, "acceleration_z_mg": 1,
+		"angular_rate_x_dps": 0.1, "angular_rate_y_dps": 0.1, "angular_rate_z_dps": 0.1},
+	"iis2mdc":   {"magnetic_field_x_mgauss": 1, "magnetic_field_y_mgauss": 1, "magnetic_field_z_mgauss": 1},
+	"imp34dt05": {"sound_level_1_db": 1},
+}
+
+// stepOf a field of a part.
+func stepOf(part, field string) (float64, bool) {
+	step, ok := steps[part][field]
+	return step, ok
 }
 
 // defaultLatency is what the simulated boards declare.
@@ -178,7 +249,7 @@ func watched(t *topology.Topology, all []Sensor, needed func(Sensor) bool) ([]Se
 	for _, s := range where(all, needed) {
 		if !c.takes(s) {
 			return nil, fmt.Errorf("node %s cannot carry the sensors that the filter is about (%s at %g Hz is one too many): raise messageQPS or lower rates",
-				s.node(), s.name(), s.Rate)
+				s.node(), s, s.Rate)
 		}
 		out = append(out, s)
 	}
@@ -194,15 +265,6 @@ func uids(sensors []Sensor) []string {
 	out := make([]string, len(sensors))
 	for i, s := range sensors {
 		out[i] = s.UID
-	}
-	slices.Sort(out)
-	return out
-}
-
-func names(sensors []Sensor) []string {
-	out := make([]string, len(sensors))
-	for i, s := range sensors {
-		out[i] = s.name()
 	}
 	slices.Sort(out)
 	return out

@@ -1,0 +1,192 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fluidos-edge/testbed/scenarios/ledger"
+)
+
+const (
+	// latencyRounding in ms is what sensor_latency_ms may say less than the board's delay:
+	// it is rounded to a thousandth.
+	latencyRounding = 0.002
+	// promptly in ms is how much later than the board's delay the promptest of some
+	// samples may reach the mapper. The promptest, because the machine may be busy while
+	// others come.
+	promptly = 5.0
+)
+
+// allWindows are those of this run, or one that is opened now.
+func (e *Env) allWindows(ctx context.Context, id string) ([]judged, Result, error) {
+	var r Result
+	if len(e.judged) == 0 {
+		var skip skipped
+		s, _, err := e.multicast(ctx)
+		if errors.As(err, &skip) {
+			s, _, err = e.latencyFilter(ctx, partL2)
+		}
+		if err != nil {
+			return nil, r, err
+		}
+		r.since = s.began
+		if !s.served {
+			_, err := s.unserved(r, nil)
+			return nil, r, err
+		}
+		if _, err := s.window(ctx, id); err != nil {
+			return nil, r, err
+		}
+	} else {
+		r.SharesWindow = "all"
+	}
+	for _, key := range sortedKeys(e.failed) {
+		r.Notes = append(r.Notes, fmt.Sprintf("without the windows of %s, which were not to be had", key))
+	}
+	for _, j := range e.judged {
+		if r.since.IsZero() || j.since.Before(r.since) {
+			r.since = j.since
+		}
+		for _, note := range j.notes {
+			if !slices.Contains(r.Notes, note) {
+				r.Notes = append(r.Notes, note)
+			}
+		}
+	}
+	return e.judged, r, nil
+}
+
+// judgeT1 compares what is stored with what the boards measured, in all windows.
+func judgeT1(ctx context.Context, e *Env) (Result, error) {
+	all, r, err := e.allWindows(ctx, "T1")
+	if err != nil {
+		return r, err
+	}
+	readings, values := 0, 0
+	total := map[ledger.Stream]*Stream{}
+	expected := map[ledger.Stream]int{}
+	at := func(s ledger.Stream) *Stream {
+		if total[s] == nil {
+			total[s] = &Stream{Endpoint: s.Endpoint, SensorName: e.sensorName(s.UID)}
+		}
+		return total[s]
+	}
+	told := map[string]int{}
+	for _, j := range all {
+		for _, stream := range j.question.Expected {
+			w, ok := j.windows[stream.UID]
+			if !ok {
+				continue
+			}
+			s := at(stream)
+			if s.From.IsZero() || clock(w.From).Before(s.From) {
+				s.From = clock(w.From)
+			}
+			if clock(w.To).After(s.To) {
+				s.To = clock(w.To)
+			}
+			s.Count += w.Size()
+			expected[stream] += w.Size()
+			readings += w.Size()
+			for _, reading := range w.Readings() {
+				values += len(reading.Values)
+			}
+		}
+		seen := map[ledger.Stream]map[int64]bool{}
+		for _, m := range j.mismatches {
+			s := at(m.Stream)
+			if seen[m.Stream] == nil {
+				seen[m.Stream] = map[int64]bool{}
+			}
+			if !seen[m.Stream][m.Time] {
+				seen[m.Stream][m.Time] = true
+				switch w := j.windows[m.UID]; {
+				case m.Field != "":
+					s.Wrong++
+				case !w.Emitted(m.Time):
+					s.Unexpected++
+				default:
+					s.Count--
+					s.Missing = append(s.Missing, clock(m.Time))
+				}
+			}
+			// One line for each stream and field: the first mismatch says it, and how many follow.
+			key := m.Endpoint + " of " + e.label(m.UID) + ": "
+			if told[key+m.Field]++; told[key+m.Field] == 1 {
+				r.problem(key + m.Problem)
+			}
+		}
+	}
+	for _, stream := range sortedStreams(total) {
+		s := *total[stream]
+		r.Observed.Streams = append(r.Observed.Streams, s)
+		if n, ok := expected[stream]; ok {
+			s.Count, s.Missing, s.Doubled, s.Unexpected, s.Wrong = n, nil, 0, 0, 0
+			r.Expected.Streams = append(r.Expected.Streams, s)
+		}
+	}
+	if readings == 0 {
+		return r, errors.New("not judged: no reading was expected anywhere")
+	}
+	r.Notes = append(r.Notes, fmt.Sprintf("%d readings with %d values compared, in %d windows", readings, values, len(all)))
+	return r.verdict(), nil
+}
+
+func sortedStreams(m map[ledger.Stream]*Stream) []ledger.Stream {
+	var out []ledger.Stream
+	for s := range m {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b ledger.Stream) int {
+		return strings.Compare(a.Endpoint+" "+a.UID, b.Endpoint+" "+b.UID)
+	})
+	return out
+}
+
+// judgeT2 compares sensor_latency_ms with what the boards' behaviour drew, in all
+// windows: no sample may say less, and the promptest of each window not much more.
+func judgeT2(ctx context.Context, e *Env) (Result, error) {
+	all, r, err := e.allWindows(ctx, "T2")
+	if err != nil {
+		return r, err
+	}
+	samples := 0
+	least, median := 0.0, 0.0
+	told := map[string]bool{}
+	for _, j := range all {
+		for _, l := range j.latencies {
+			samples += l.Samples
+			least, median = max(least, l.LeastExcess), max(median, l.MedianExcess)
+			problem := ""
+			switch {
+			case l.Absent > 0:
+				problem = fmt.Sprintf("%d of %d stored samples have no sensor_latency_ms", l.Absent, l.Samples)
+			case len(l.Early) > 0:
+				problem = fmt.Sprintf("%d of %d samples say less than the board's delay before it sent their frame; the worst is %.3f ms less, the first was emitted at %s",
+					len(l.Early), l.Samples, -l.LeastExcess, ledger.Clock(l.Early[0]))
+			case l.LeastExcess > promptly:
+				problem = fmt.Sprintf("even the promptest of %d samples says %.1f ms more than the board's delay; the median is %.1f ms more", l.Samples, l.LeastExcess, l.MedianExcess)
+			}
+			if problem != "" && !told[l.UID] {
+				told[l.UID] = true
+				r.problem(e.label(l.UID) + ": " + problem)
+			}
+		}
+	}
+	if samples == 0 {
+		return r, errors.New("not judged: nothing is stored that says what it took")
+	}
+	r.Notes = append(r.Notes, fmt.Sprintf("%d samples; beyond the boards' delay at most %.2f ms for the promptest and %.2f ms in the median of a sensor", samples, least, median))
+	return r.verdict(), nil
+}
+
+// Window of a result for people: "as M1" where it has none of its own.
+func (r Result) Window() string {
+	if r.SharesWindow == "" {
+		return ""
+	}
+	return "as " + r.SharesWindow
+}
