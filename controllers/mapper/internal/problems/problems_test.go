@@ -162,7 +162,7 @@ func TestAProblemComesAndGoes(t *testing.T) {
 		b.want("at once", "a", silent)
 		b.want("at once", "b", "")
 		fields := b.get("a").ManagedFields
-		if len(fields) != 1 || fields[0].Manager != "mapper-problem" || !strings.Contains(string(fields[0].FieldsV1.Raw), devices.AnnotationProblem) {
+		if len(fields) != 1 || fields[0].Manager != "mapper-problem" || !strings.Contains(fields[0].FieldsV1.GetRawString(), devices.AnnotationProblem) {
 			t.Errorf("managed fields %+v", fields)
 		}
 		b.requests()
