@@ -28,8 +28,9 @@ const maxWait = 30 * time.Second
 // With `?after=REVISION&wait=2s` it answers when the revision is another one
 // or the time is over. The revision, an opaque text, changes when the relay
 // syncs, when it takes up a DataPath, a generation or another set of sensors,
-// when it begins to stop, and when samples arrive, for these at most every
-// 100 ms.
+// when it begins to stop, when samples arrive and when an endpoint begins or
+// ceases to take samples, for the last two at most every 100 ms. That an endpoint
+// is failing may be in an account before the revision tells: time makes it so.
 func (r *Relay) Admin() http.Handler {
 	mux := http.NewServeMux()
 	token := []byte("Bearer " + sensor.AdminToken(r.cfg.Key))

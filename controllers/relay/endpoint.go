@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,11 +22,14 @@ const (
 )
 
 const (
-	batchLines  = 500
-	batchBytes  = 256 << 10
-	postTimeout = 10 * time.Second
+	batchLines = 500
+	batchBytes = 256 << 10
+	// postTimeout ends an attempt, and backoffMax is the longest pause after one. An
+	// endpoint that returns is posted to after at most the sum of both, which leaves
+	// the router time to show it as delivering within 15 s.
+	postTimeout = 7 * time.Second
 	backoffMin  = 100 * time.Millisecond
-	backoffMax  = 5 * time.Second
+	backoffMax  = 2 * time.Second
 )
 
 // endpoint is the queue and the account of one endpoint of one DataPath. Its
@@ -38,27 +38,32 @@ const (
 type endpoint struct {
 	path, name string // for logs: "<namespace>/<name>" of the DataPath, name of the endpoint
 	limit      int
+	clock      clock.WithTicker
 	wake       chan struct{} // something is waiting
 	settled    chan<- struct{}
+	news       chan<- struct{}    // health has changed
 	cancel     context.CancelFunc // ends the worker; nil until it runs
 
-	mu        sync.Mutex
-	url       string
-	moved     chan struct{} // closed when url changes
-	waiting   ring
-	underway  int // lines taken from waiting and not settled
-	accepted  int64
-	delivered int64
-	dropped   map[string]int64
-	lastError string
-	closed    bool
+	mu         sync.Mutex
+	url        string
+	generation int64         // of the DataPath
+	urlChanged chan struct{} // closed when url changes
+	waiting    ring
+	inFlight   int // lines taken from waiting and not settled
+	accepted   int64
+	delivered  int64
+	dropped    map[string]int64
+	health     health
+	closed     bool
 }
 
-// newEndpoint continues the account of a predecessor of the same name, if any.
-func newEndpoint(path, name, url string, limit int, settled chan<- struct{}, before *endpoint) *endpoint {
+// newEndpoint returns an endpoint that nothing was posted to. It continues the
+// counts of a predecessor of the same name, if there is one.
+func (r *Relay) newEndpoint(path, name, url string, generation int64, before *endpoint) *endpoint {
 	e := &endpoint{
-		path: path, name: name, url: url, limit: limit, settled: settled,
-		wake: make(chan struct{}, 1), moved: make(chan struct{}), dropped: map[string]int64{},
+		path: path, name: name, limit: r.cfg.Queue, clock: r.cfg.Clock, settled: r.settled, news: r.news,
+		url: url, generation: generation, urlChanged: make(chan struct{}),
+		wake: make(chan struct{}, 1), dropped: map[string]int64{},
 	}
 	if before != nil {
 		before.mu.Lock()
@@ -86,28 +91,32 @@ func (e *endpoint) push(lines [][]byte) {
 	signal(e.wake)
 }
 
-// move changes where the queue goes. A batch that is being retried goes there
-// at once.
-func (e *endpoint) move(url string) {
+// update takes up a generation of the DataPath. What waits goes to its URL, a
+// batch that is being retried at once. Nothing counts as delivered until a batch
+// that is posted from now on was taken; what is known to be wrong with a URL
+// stays known while the URL stays.
+func (e *endpoint) update(url string, generation int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.url == url {
-		return
+	if e.generation != generation {
+		e.generation, e.health.lastDelivery = generation, time.Time{}
 	}
-	e.url = url
-	close(e.moved)
-	e.moved = make(chan struct{})
+	if e.url != url {
+		e.url, e.health = url, health{}
+		close(e.urlChanged)
+		e.urlChanged = make(chan struct{})
+	}
 }
 
-// close drops what waits or is under way and ends the worker. It returns how
+// close drops what waits or is in flight and ends the worker. It returns how
 // many samples were dropped.
 func (e *endpoint) close() int {
 	e.mu.Lock()
-	n := e.waiting.len() + e.underway
+	n := e.waiting.len() + e.inFlight
 	if n > 0 {
 		e.dropped[droppedRemoved] += int64(n)
 	}
-	e.waiting, e.underway, e.closed = ring{}, 0, true
+	e.waiting, e.inFlight, e.closed = ring{}, 0, true
 	cancel := e.cancel
 	e.mu.Unlock()
 	if cancel != nil {
@@ -119,16 +128,21 @@ func (e *endpoint) close() int {
 func (e *endpoint) pending() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.waiting.len() + e.underway
+	return e.waiting.len() + e.inFlight
 }
 
 func (e *endpoint) account() accounts.Endpoint {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return accounts.Endpoint{
+	a := accounts.Endpoint{
 		Name: e.name, URL: e.url, Accepted: e.accepted, Delivered: e.delivered,
-		Queued: int64(e.waiting.len() + e.underway), Dropped: maps.Clone(e.dropped), LastError: e.lastError,
+		Queued: int64(e.waiting.len() + e.inFlight), Dropped: maps.Clone(e.dropped),
+		LastDelivery: e.health.lastDelivery, LastError: e.health.attempt.text,
 	}
+	if f, since := e.health.failing(e.clock.Now()); f.reason != "" {
+		a.FailingSince, a.Reason, a.LastError = since, f.reason, f.text
+	}
+	return a
 }
 
 // take begins a batch with what waits; it is empty if nothing does.
@@ -142,32 +156,31 @@ func (e *endpoint) take() [][]byte {
 		}
 		batch = append(batch, e.waiting.pop())
 	}
-	e.underway = len(batch)
+	e.inFlight = len(batch)
 	return batch
 }
 
-// settle ends n lines of a batch: delivered, or refused for a reason.
-func (e *endpoint) settle(n int, refused string) {
+// settle ends n lines of a batch: delivered, or dropped because they were refused.
+func (e *endpoint) settle(n int, refused bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed { // counted as removed already
 		return
 	}
-	e.underway -= n
-	e.lastError = refused
-	if refused != "" {
+	e.inFlight -= n
+	if refused {
 		e.dropped[droppedRefused] += int64(n)
 	} else {
 		e.delivered += int64(n)
 	}
-	if e.underway == 0 && e.waiting.len() == 0 {
+	if e.inFlight == 0 && e.waiting.len() == 0 {
 		signal(e.settled)
 	}
 }
 
-// run delivers until ctx ends. Lines that come while a POST is under way go
-// with the next one.
-func (e *endpoint) run(ctx context.Context, client *http.Client, clk clock.WithTicker) {
+// run delivers until ctx ends. Lines that come while a POST is in flight go with
+// the next one.
+func (e *endpoint) run(ctx context.Context, transport http.RoundTripper) {
 	for ctx.Err() == nil {
 		batch := e.take()
 		if len(batch) == 0 {
@@ -177,95 +190,72 @@ func (e *endpoint) run(ctx context.Context, client *http.Client, clk clock.WithT
 			}
 			continue
 		}
-		e.deliver(ctx, client, clk, batch)
+		e.deliver(ctx, transport, batch)
 	}
 }
 
 // deliver posts a batch and, where the endpoint refuses it for its content, its
 // halves, first half first, so that one bad line costs one line.
-func (e *endpoint) deliver(ctx context.Context, client *http.Client, clk clock.WithTicker, batch [][]byte) {
+func (e *endpoint) deliver(ctx context.Context, transport http.RoundTripper, batch [][]byte) {
+	whole, last := true, target{}
 	for todo := [][][]byte{batch}; len(todo) > 0; {
 		lines := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		err := e.insist(ctx, client, clk, append(bytes.Join(lines, newline), '\n'))
-		var r refusal
+		to, err := e.postUntilSettled(ctx, transport, append(bytes.Join(lines, newline), '\n'))
+		last = to
+		var f failure
 		switch {
 		case err == nil:
-			e.settle(len(lines), "")
-		case !errors.As(err, &r):
+			e.settle(len(lines), false)
+		case !errors.As(err, &f):
 			return // ctx ended
 		case len(lines) == 1:
-			e.settle(1, r.Error())
+			e.settle(1, true)
+			e.refused(to, f)
+			whole = false
 		default:
 			half := len(lines) / 2
 			todo = append(todo, lines[half:], lines[:half])
 		}
 	}
+	if whole {
+		e.tookBatch(last)
+	}
 }
 
-// insist posts the same bytes until the endpoint takes or refuses them. Any
-// error other than a refusal means that ctx ended.
-func (e *endpoint) insist(ctx context.Context, client *http.Client, clk clock.WithTicker, body []byte) error {
+// target is where one attempt goes, and for which generation of the DataPath.
+type target struct {
+	url        string
+	generation int64
+}
+
+// postUntilSettled posts the same bytes until the endpoint takes them (no error)
+// or refuses them for their content (a failure), and returns the target of the
+// last attempt. Any other error means that ctx ended.
+func (e *endpoint) postUntilSettled(ctx context.Context, transport http.RoundTripper, body []byte) (target, error) {
 	for wait := backoffMin; ; wait = min(2*wait, backoffMax) {
-		e.mu.Lock()
-		url, moved := e.url, e.moved
-		e.mu.Unlock()
-		err := post(ctx, client, url, body)
-		var r refusal
-		if err == nil || errors.As(err, &r) {
-			return err
+		to, urlChanged := e.beginAttempt()
+		err := post(ctx, transport, to.url, body)
+		var f failure
+		if settled := !errors.As(err, &f) || f.reason == accounts.ReasonRefusesSamples; settled {
+			e.endAttempts(to)
+			return to, err
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return to, ctx.Err()
 		}
-		e.mu.Lock()
-		e.lastError = err.Error()
-		e.mu.Unlock()
-		timer := clk.NewTimer(wait)
+		e.failedAttempt(to, f)
+		timer := e.clock.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err()
-		case <-moved:
+			return to, ctx.Err()
+		case <-urlChanged:
 			timer.Stop()
 			wait = backoffMin / 2
 		case <-timer.C():
 		}
 	}
-}
-
-// refusal is an endpoint's judgement of the content that it was sent: sending
-// the same again cannot help.
-type refusal string
-
-func (r refusal) Error() string { return string(r) }
-
-func post(ctx context.Context, client *http.Client, url string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, postTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "text/plain; charset=utf-8")
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	said, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // also lets the connection be used again
-	if resp.StatusCode/100 == 2 {
-		return nil
-	}
-	text := strings.ToValidUTF8(strings.TrimSpace(string(said[:min(len(said), 200)])), "?")
-	msg := strings.TrimSuffix(fmt.Sprintf("POST %s: %s: %s", url, resp.Status, text), ": ")
-	switch resp.StatusCode {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
-		return refusal(msg)
-	}
-	// Everything else is about the endpoint (its credentials, its path, its
-	// load), which people and time mend: the samples wait.
-	return errors.New(msg)
 }
 
 // ring is a queue of lines that keeps no line after its pop.

@@ -11,9 +11,13 @@
 //     retry is byte-identical.
 //   - A request is of one sensor, proven by the capability in its URL and by
 //     the tags of every line.
-//   - Accounts only grow until the relay restarts. An endpoint's account goes on
+//   - Accounts only grow until the relay restarts. An endpoint's counts go on
 //     when its URL changes, and when it is removed and added again while its
-//     DataPath lives.
+//     DataPath lives. Its health does not: it is that of the present URL, and
+//     nothing counts as delivered before a batch of the present generation was
+//     taken.
+//   - No byte of an endpoint's answer is in an account or a log: a consumer may
+//     name any URL, and must not read through the relay what the relay can reach.
 //
 // A DataPath with a requirement that can never be judged is served nothing
 // new. A sensor that is not available is relayed if its data comes anyway.
@@ -49,7 +53,7 @@ import (
 const drainTime = 2 * time.Second
 
 // pulse is the shortest time between two changes of the revision that arrivals
-// make.
+// and endpoints make.
 const pulse = 100 * time.Millisecond
 
 // Config of a Relay; Key alone is required.
@@ -66,18 +70,18 @@ type Config struct {
 
 // Relay is one replica, without its listeners and informers.
 type Relay struct {
-	cfg      Config
-	log      *slog.Logger
-	instance string
-	client   *http.Client
-	routes   atomic.Pointer[routes]
-	settled  chan struct{} // an endpoint's queue became empty
-	arrival  chan struct{} // something arrived
+	cfg       Config
+	log       *slog.Logger
+	instance  string
+	transport *http.Transport
+	routes    atomic.Pointer[routes]
+	settled   chan struct{} // an endpoint's queue became empty
+	news      chan struct{} // something arrived, or the health of an endpoint changed
 
 	mu       sync.Mutex
 	synced   bool
 	stopping bool
-	inside   int // requests between begin and end
+	inFlight int // requests between begin and end
 	start    func(*endpoint)
 	offers   map[string]offer
 	paths    map[types.UID]*path
@@ -127,46 +131,33 @@ func New(cfg Config) *Relay {
 	}
 	r := &Relay{
 		cfg: cfg, log: cfg.Log, instance: uuid.NewString(),
-		client:  newClient(),
-		settled: make(chan struct{}, 1),
-		arrival: make(chan struct{}, 1),
-		offers:  map[string]offer{},
-		paths:   map[types.UID]*path{},
-		counts:  map[sensor.Key]*accounts.Sensor{},
-		refused: map[string]int64{},
-		changed: make(chan struct{}),
+		transport: newTransport(),
+		settled:   make(chan struct{}, 1),
+		news:      make(chan struct{}, 1),
+		offers:    map[string]offer{},
+		paths:     map[types.UID]*path{},
+		counts:    map[sensor.Key]*accounts.Sensor{},
+		refused:   map[string]int64{},
+		changed:   make(chan struct{}),
 	}
 	r.routes.Store(&routes{})
 	return r
 }
 
-func newClient() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			MaxIdleConnsPerHost:   32,
-			IdleConnTimeout:       90 * time.Second,
-			TLSHandshakeTimeout:   postTimeout,
-			ResponseHeaderTimeout: postTimeout,
-		},
-		// A redirect would send samples to where no DataPath said.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
 // Run delivers until ctx ends, then refuses requests, gives the queues two
 // seconds to empty themselves and returns nil.
 func (r *Relay) Run(ctx context.Context) error {
+	hideUnsolicited()
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	defer r.client.CloseIdleConnections()
+	defer r.transport.CloseIdleConnections()
 	var group errgroup.Group
 	group.Go(func() error { r.beat(work); return nil })
 	r.mu.Lock()
 	r.start = func(e *endpoint) {
 		var own context.Context
 		own, e.cancel = context.WithCancel(work)
-		group.Go(func() error { e.run(own, r.client, r.cfg.Clock); return nil })
+		group.Go(func() error { e.run(own, r.transport); return nil })
 	}
 	for _, p := range r.paths {
 		for _, name := range p.order {
@@ -202,7 +193,7 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) left() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := r.inside
+	n := r.inFlight
 	for _, p := range r.paths {
 		for _, e := range p.endpoints {
 			n += e.pending()
@@ -211,13 +202,13 @@ func (r *Relay) left() int {
 	return n
 }
 
-// beat lets arrivals change the revision, at most once a pulse.
+// beat lets arrivals and endpoints change the revision, at most once a pulse.
 func (r *Relay) beat(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.arrival:
+		case <-r.news:
 		}
 		r.mu.Lock()
 		r.bump()
@@ -359,10 +350,10 @@ func (r *Relay) serve(dp *sensors.DataPath, before *path, offers map[sensor.Key]
 		p.order = append(p.order, spec.Name)
 		e := p.endpoints[spec.Name]
 		if e != nil && !e.closed {
-			e.move(spec.URL)
+			e.update(spec.URL, dp.Generation)
 			continue
 		}
-		e = newEndpoint(full, spec.Name, spec.URL, r.cfg.Queue, r.settled, e)
+		e = r.newEndpoint(full, spec.Name, spec.URL, dp.Generation, e)
 		p.endpoints[spec.Name] = e
 		if r.start != nil {
 			r.start(e)
@@ -396,14 +387,14 @@ func (r *Relay) begin() bool {
 	if r.stopping {
 		return false
 	}
-	r.inside++
+	r.inFlight++
 	return true
 }
 
 func (r *Relay) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.inside--; r.inside == 0 && r.stopping {
+	if r.inFlight--; r.inFlight == 0 && r.stopping {
 		signal(r.settled)
 	}
 }
@@ -419,7 +410,7 @@ func (r *Relay) arrived(key sensor.Key, samples int) {
 	c.Arrivals++
 	c.Samples += int64(samples)
 	c.LastArrival = r.cfg.Clock.Now()
-	signal(r.arrival)
+	signal(r.news)
 }
 
 func (r *Relay) refuse(reason string) {

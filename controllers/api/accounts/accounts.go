@@ -39,7 +39,8 @@ type DataPath struct {
 	Endpoints  []Endpoint `json:"endpoints"`
 }
 
-// Endpoint counts samples; see EndpointStatus of the DataPath for the terms.
+// Endpoint counts samples, and says whether the endpoint takes them; see
+// EndpointStatus of the DataPath for the terms.
 type Endpoint struct {
 	Name      string           `json:"name"`
 	URL       string           `json:"url"`
@@ -47,5 +48,42 @@ type Endpoint struct {
 	Delivered int64            `json:"delivered"`
 	Queued    int64            `json:"queued"`
 	Dropped   map[string]int64 `json:"dropped,omitempty"`
-	LastError string           `json:"lastError,omitempty"`
+	// LastDelivery is when the endpoint last took a whole batch that was posted to
+	// URL for this generation of the DataPath; zero before the first.
+	LastDelivery time.Time `json:"lastDelivery,omitzero"`
+	// FailingSince is when the batch was first posted to URL that the endpoint has
+	// not taken for 5 seconds, or when it first refused samples of a batch; zero
+	// while neither is so. A refusal counts until a whole batch was taken, and for
+	// at least 5 seconds.
+	FailingSince time.Time `json:"failingSince,omitzero"`
+	// Reason is why the endpoint is failing; "" while it is not.
+	Reason string `json:"reason,omitempty"`
+	// LastError is why the last attempt failed, "" after a success; while the
+	// endpoint is failing, it is Reason as a phrase for a person. It holds no byte
+	// of the endpoint's answer and nothing of URL.
+	LastError string `json:"lastError,omitempty"`
 }
+
+// Reasons of a failing endpoint.
+const (
+	// ReasonInvalidURL means that nothing can be posted to the URL.
+	ReasonInvalidURL = "EndpointInvalidURL"
+	// ReasonHostNotFound means that the URL's host has no address.
+	ReasonHostNotFound = "EndpointHostNotFound"
+	// ReasonConnectionRefused means that nothing listens at the address.
+	ReasonConnectionRefused = "EndpointConnectionRefused"
+	// ReasonUnreachable means that there is no route to the address, or that the
+	// connection broke.
+	ReasonUnreachable = "EndpointUnreachable"
+	// ReasonTLS means that there is no TLS connection, or not with this host.
+	ReasonTLS = "EndpointTLSFailed"
+	// ReasonNoAnswer means that the connection or the answer takes too long.
+	ReasonNoAnswer = "EndpointNoAnswer"
+	// ReasonRedirects means an answer 3xx, which is not followed.
+	ReasonRedirects = "EndpointRedirects"
+	// ReasonAnswersError means another answer than 2xx, or one that is not HTTP.
+	ReasonAnswersError = "EndpointAnswersError"
+	// ReasonRefusesSamples means that samples were dropped because the endpoint
+	// answered 400, 413, 415 or 422 to them.
+	ReasonRefusesSamples = "EndpointRefusesSamples"
+)
