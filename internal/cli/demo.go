@@ -163,12 +163,10 @@ func (a *app) runDemo(ctx context.Context, s *testbed.Status, scenario string, f
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	verdict := judge(results, f.strict)
 	var unwritten error
 	if f.junit != "" && (err == nil || len(results) > 0) { // of a run that was interrupted, too
-		if werr := writeJUnit(f.junit, results); werr != nil {
-			unwritten = &failure{exit: exitFailed, code: "failed", message: "--junit: " + werr.Error(),
-				fix: "mend that, then `" + a.command("demo --junit "+f.junit) + "`", err: werr}
-		}
+		unwritten = a.keepJUnit(f.junit, results, verdict)
 	}
 	if err != nil {
 		return nil, errors.Join(caused(ctx, fmt.Errorf("demo: %w", err)), unwritten)
@@ -176,7 +174,22 @@ func (a *app) runDemo(ctx context.Context, s *testbed.Status, scenario string, f
 	if results == nil {
 		results = []scenarios.Result{}
 	}
-	return results, cmp.Or(unwritten, judge(results, f.strict))
+	return results, cmp.Or(unwritten, verdict)
+}
+
+// keepJUnit writes the file of --junit. Without it, the exit code still tells whether an
+// assertion failed.
+func (a *app) keepJUnit(path string, results []scenarios.Result, verdict error) error {
+	err := writeJUnit(path, results)
+	if err == nil {
+		return nil
+	}
+	exit := exitNotUp
+	if verdict != nil {
+		exit = exitFailed
+	}
+	return &failure{exit: exit, code: "failed", message: "--junit: " + err.Error(),
+		fix: "mend that, then `" + a.command("demo --junit "+path) + "`", err: err}
 }
 
 // judge tells what results come to: nil if something passed and nothing failed or was left

@@ -380,19 +380,24 @@ func TestJUnitRefused(t *testing.T) {
 
 // A folder that goes while the demo runs costs the file and not the verdict.
 func TestJUnitLost(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "reports")
-	f := cli.Fake{
-		Describe: func(context.Context, testbed.Options) (*testbed.Status, error) { return ready(), nil },
-		Demo: func(context.Context, *testbed.Status, string, func(testbed.Event)) ([]scenarios.Result, error) {
-			return results(scenarios.Pass), os.Remove(dir)
-		},
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	code, out, stderr := runFake(t.Context(), f, "demo", "-q", "--junit", dir+"/r.xml")
-	if code != 1 || !strings.Contains(out, "3 passed") || !strings.HasPrefix(stderr, "error: --junit: ") || !strings.Contains(stderr, "fix: ") {
-		t.Errorf("exit code %d, stdout %q, stderr %q", code, out, stderr)
+	for _, c := range []struct {
+		status, sum string
+		code        int
+	}{{scenarios.Pass, "3 passed", 3}, {scenarios.Fail, "1 failed", 1}} {
+		dir := filepath.Join(t.TempDir(), "reports")
+		f := cli.Fake{
+			Describe: func(context.Context, testbed.Options) (*testbed.Status, error) { return ready(), nil },
+			Demo: func(context.Context, *testbed.Status, string, func(testbed.Event)) ([]scenarios.Result, error) {
+				return results(c.status), os.Remove(dir)
+			},
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		code, out, stderr := runFake(t.Context(), f, "demo", "-q", "--junit", dir+"/r.xml")
+		if code != c.code || !strings.Contains(out, c.sum) || !strings.HasPrefix(stderr, "error: --junit: ") || !strings.Contains(stderr, "fix: ") {
+			t.Errorf("%s: exit code %d, stdout %q, stderr %q", c.status, code, out, stderr)
+		}
 	}
 }
 
