@@ -17,7 +17,7 @@ const (
 	// promptly in ms is how much later than the board's delay the promptest of some
 	// samples may reach the mapper. The promptest, because the machine may be busy while
 	// others come.
-	promptly = 5.0
+	promptly = 2.0
 )
 
 // allWindows are those of this run, or one that is opened now.

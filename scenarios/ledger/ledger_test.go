@@ -391,34 +391,52 @@ func TestLatencies(t *testing.T) {
 		stored []ledger.Sample
 		want   ledger.Latency
 	}{
-		{"as it was", lie(func(int, *ledger.Sample) {}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25, P95: 5.25}},
-		{"at two endpoints", append(at("c/a", s...), at("c/b", s...)...), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25, P95: 5.25}},
+		{"as it was", lie(func(int, *ledger.Sample) {}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
+		{"at two endpoints", append(at("c/a", s...), at("c/b", s...)...), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
 		{"some are late", lie(func(i int, x *ledger.Sample) {
 			if i%20 == 19 {
 				x.Latency = 100
 			}
-		}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25, P95: 5.25}},
+		}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
 		{"more are late", lie(func(i int, x *ledger.Sample) {
 			if i%15 == 0 {
 				x.Latency = 100
 			}
-		}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25, P95: 100}},
+		}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
 		{"one is earlier than it can be", lie(func(i int, x *ledger.Sample) {
 			if i == 3 {
 				x.Latency = 4.5
 			}
-		}), ledger.Latency{Samples: 60, Early: []int64{40}, LeastExcess: -0.5, MedianExcess: 0.25, P95: 5.25}},
-		{"all are later", lie(func(_ int, x *ledger.Sample) { x.Latency += 8 }), ledger.Latency{Samples: 60, LeastExcess: 8.25, MedianExcess: 8.25, P95: 13.25}},
+		}), ledger.Latency{Samples: 60, Early: []int64{40}, LeastExcess: -0.5, MedianExcess: 0.25}},
+		{"all are later", lie(func(_ int, x *ledger.Sample) { x.Latency += 8 }), ledger.Latency{Samples: 60, LeastExcess: 8.25, MedianExcess: 8.25}},
 		{"none says", lie(func(_ int, x *ledger.Sample) { x.HasLatency = false }), ledger.Latency{Samples: 60, Absent: 60}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.want.UID = "s"
 			got := ledger.Latencies([]ledger.Window{open(t, "s", 1, 60), open(t, "other", 1, 2)}, tt.stored, 0.002)
+			said := got[0].Said
+			got[0].Said, got[0].Delays = nil, nil
 			if diff := cmp.Diff([]ledger.Latency{tt.want}, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
+			if len(said) != tt.want.Samples-tt.want.Absent || len(said) > 0 && said[10] != tt.stored[10].Latency {
+				t.Errorf("said %v", said)
+			}
 		})
+	}
+	slow := slices.Repeat(append(slices.Repeat([]float64{5}, 14), 100), 8) // one in 15
+	late := append(slices.Repeat([]float64{5}, 57), 100, 100, 100)         // one in 20
+	for _, tt := range []struct {
+		values []float64
+		n      int
+		want   float64
+		ok     bool
+	}{{late, 60, 5, true}, {slow, 60, 100, true}, {append(slices.Clone(slow), late...), 60, 5, true},
+		{append(slices.Clone(slow), slices.Repeat([]float64{6}, 60)...), 60, 6, true}, {late[:59], 60, 0, false}, {nil, 60, 0, false}} {
+		if got, ok := ledger.LeastPercentile(tt.values, tt.n, 0.95); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("least p95 of %d in %d values: %v, %t, want %v", tt.n, len(tt.values), got, ok, tt.want)
+		}
 	}
 	if got := ledger.Percentile([]float64{4, 1, 3, 2}, 0.5); got != 2 {
 		t.Errorf("the median of 1 to 4 is %v", got)

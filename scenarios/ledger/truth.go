@@ -123,8 +123,9 @@ type Latency struct {
 	// LeastExcess is the smallest, and MedianExcess the median, of what samples say
 	// beyond the board's delay.
 	LeastExcess, MedianExcess float64
-	// P95 is the 95th percentile of what they say.
-	P95 float64
+	// Said is what they say, in the order of emission, and Delays the boards' delays
+	// beside it.
+	Said, Delays []float64
 }
 
 // Latencies compares sensor_latency_ms of what is stored with the delays that the
@@ -144,7 +145,7 @@ func Latencies(windows []Window, stored []Sample, slack float64) []Latency {
 	var out []Latency
 	for _, w := range windows {
 		l := Latency{UID: w.UID}
-		var said, excess []float64
+		var excess []float64
 		for _, r := range w.readings {
 			s, ok := of[key{w.UID, r.Time}]
 			if !ok {
@@ -159,19 +160,29 @@ func Latencies(windows []Window, stored []Sample, slack float64) []Latency {
 			if over < -slack {
 				l.Early = append(l.Early, r.Time)
 			}
-			said, excess = append(said, s.Latency), append(excess, over)
+			excess = append(excess, over)
+			l.Said, l.Delays = append(l.Said, s.Latency), append(l.Delays, r.Delay)
 		}
 		if l.Samples == 0 {
 			continue
 		}
-		if len(said) > 0 {
+		if len(excess) > 0 {
 			slices.Sort(excess)
 			l.LeastExcess, l.MedianExcess = excess[0], excess[len(excess)/2]
-			l.P95 = Percentile(said, 0.95)
 		}
 		out = append(out, l)
 	}
 	return out
+}
+
+// LeastPercentile is the smallest percentile of any n values that follow one another;
+// false for fewer than n.
+func LeastPercentile(values []float64, n int, p float64) (float64, bool) {
+	least := math.Inf(1)
+	for i := n; i <= len(values); i++ {
+		least = min(least, Percentile(values[i-n:i], p))
+	}
+	return least, n > 0 && len(values) >= n
 }
 
 // Percentile is the smallest of some values that at least a share p of them do not
