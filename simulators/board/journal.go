@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +37,8 @@ const eventMeasurement = "event"
 //	environmental,board=kt,device=stwinkt1b-c0832a001122,node=edge-1,part=hts221 humidity_percent=45.123456789,temperature_celsius=22.0123,latency_ms=5.213,frame="3412cd8b" 1690000000000000000
 //
 // The measurement is the part's category. The values are those before they were
-// encoded. latency_ms is the time from the emission until the board is to hand the
+// encoded: the frame has them rounded to its steps and, beyond what it can hold, the
+// nearest that it can (bluest.Limits). latency_ms is the time from the emission until the board is to hand the
 // frame to the radio. frame is the frame as emitted, in hex. The time is the
 // emission's wall clock in Unix ns, which strictly increases for a part. A frame that
 // a fault spoiled has the field garbage=true. A frame under way when the connection
@@ -128,7 +130,8 @@ func (j *Journal) readings(b *Board, ch int, values []float64, f *frame, latency
 		j.tag("node", b.node)
 		j.tag("part", p.Name)
 		for i, g := range p.gauges {
-			if v, ok := lineprotocol.FloatValue(values[g]); ok { // or it is no number
+			most := math.MaxFloat64 // a drift may leave the numbers
+			if v, ok := lineprotocol.FloatValue(min(max(values[g], -most), most)); ok {
 				j.enc.AddField(p.Feeds[i].Field, v)
 			}
 		}

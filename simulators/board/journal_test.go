@@ -128,7 +128,9 @@ func judge(spec topology.Board, readings []entry, got map[bluest.Mask][]radio.No
 				if !ok {
 					bad("%s: no %s", p.Name, feed.Field)
 				}
-				if sent, ok := f.Value(feed.Quantity); err == nil && (!ok || math.Abs(sent-measured) > steps[feed.Unit]/2+1e-9) {
+				least, most, _ := bluest.Limits(feed.Quantity)
+				fits := min(max(measured, least), most)
+				if sent, ok := f.Value(feed.Quantity); err == nil && (!ok || math.Abs(sent-fits) > steps[feed.Unit]/2+1e-9) {
 					bad("%s: %s was measured as %v and sent as %v", p.Name, feed.Field, measured, sent)
 				}
 			}
@@ -170,7 +172,7 @@ func TestJournal(t *testing.T) {
 				}
 			}
 			collect(5 * time.Second)
-			fault(topology.Fault{Kind: topology.FaultDrift, Slope: 30, For: 5 * second})
+			fault(topology.Fault{Kind: topology.FaultDrift, Slope: -2000, For: 5 * second})
 			fault(topology.Fault{Kind: topology.FaultStuck, Part: spec.Offers[0], For: 5 * second})
 			collect(5 * time.Second)
 			fault(topology.Fault{Kind: topology.FaultGarbage, For: 3 * second})
@@ -338,6 +340,26 @@ func TestJournalOfDisconnection(t *testing.T) {
 	told, _ := events(parseJournal(t, text))
 	if d := cmp.Diff([]string{"connected edge-1", "disconnected the central disconnected"}, told); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// Whatever is measured, the journal has a number.
+func TestJournalOfADriftWithoutEnd(t *testing.T) {
+	j := board.NewJournal(func() {})
+	s := newJournaled(t, kt1b(), j)
+	s.subscribe(bluest.EnvironmentalKT1B.UUID())
+	if err := s.board.Fault(topology.Fault{Kind: topology.FaultDrift, Slope: -math.MaxFloat64}, ""); err != nil {
+		t.Fatal(err)
+	}
+	s.run(100 * time.Second)
+	text, err := j.Take(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readings := parseReadings(t, text)
+	last := readings[len(readings)-1]
+	if v := last.fields["temperature_celsius"]; len(readings) != 3*2*100 || v != -math.MaxFloat64 {
+		t.Errorf("%d lines, the last with %v", len(readings), v)
 	}
 }
 
