@@ -38,12 +38,12 @@ const eventMeasurement = "event"
 //
 // The measurement is the part's category. The values are those before they were
 // encoded: the frame has them rounded to its steps and, beyond what it can hold, the
-// nearest that it can (bluest.Limits). latency_ms is the time from the emission until the board is to hand the
-// frame to the radio. frame is the frame as emitted, in hex. The time is the
-// emission's wall clock in Unix ns, which strictly increases for a part. A frame that
-// a fault spoiled has the field garbage=true. A frame under way when the connection
-// ends or its characteristic is unsubscribed or disabled has its line, but is lost;
-// an event says so.
+// nearest that it can (bluest.Limits). latency_ms is the time from the emission until
+// the board is to hand the frame to the radio. frame is the frame as emitted, in hex.
+// The time is the emission's wall clock in Unix ns, which strictly increases for a
+// part. A frame that a fault spoiled has the field garbage=true. A frame under way when
+// the connection ends or its characteristic is unsubscribed or disabled has its line,
+// but is lost; an event says so.
 //
 // An event is a line of measurement event with the fields kind and detail; its tags
 // board and device are missing if it is about the process.
