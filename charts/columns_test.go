@@ -51,7 +51,7 @@ func TestColumns(t *testing.T) {
 	kubectl("apply", "--server-side", "-f", "testdata/objects.yaml")
 	kubectl("apply", "--server-side", "--subresource=status", "-f", "testdata/datapath-status.yaml")
 
-	got := kubectl("get", "flavors,datapaths,devices,devicemodels,rules,ruleendpoints", "-A")
+	got := kubectl("get", "flavors,datapaths,devices,devicemodels,rules,ruleendpoints", "-A") + "\n" + kubectl("get", "datapaths", "-A", "-o", "wide")
 	got = regexp.MustCompile(`(?m)[0-9]+s *$`).ReplaceAllString(got, "AGE")
 	golden := filepath.Join("testdata", "columns.golden")
 	if *update {

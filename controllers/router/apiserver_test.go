@@ -241,7 +241,8 @@ func (p *provider) served() []accounts.DataPath {
 			}
 		}
 		for _, e := range dp.Spec.Endpoints {
-			a.Endpoints = append(a.Endpoints, accounts.Endpoint{Name: e.Name, Accepted: 7, Delivered: 5, Queued: 1, Dropped: map[string]int64{"overflow": 1}})
+			a.Endpoints = append(a.Endpoints, accounts.Endpoint{Name: e.Name, URL: e.URL, Accepted: 7, Delivered: 5, Queued: 1,
+				Dropped: map[string]int64{"overflow": 1}, LastDelivery: time.Unix(1700000000, 0)})
 		}
 		out = append(out, a)
 	}
@@ -351,6 +352,8 @@ func TestAPIServer(t *testing.T) {
 		want := sensors.DataPathStatus{
 			Conditions: []metav1.Condition{
 				{Type: "Matched", Status: "True", Reason: "SensorsMatched", ObservedGeneration: 1, Message: "2 of 4 sensors on offer"},
+				{Type: "Sourced", Status: "True", Reason: "SensorsArrive", ObservedGeneration: 1, Message: "2 sensors arrive"},
+				{Type: "Delivering", Status: "True", Reason: "SamplesDelivered", ObservedGeneration: 1, Message: "2 endpoints took their last batch"},
 				{Type: "Ready", Status: "True", Reason: "Served", ObservedGeneration: 1, Message: "2 sensors arrive, 2 endpoints are served"},
 			},
 			Matched: 2, Sensors: []string{"d-1/hts221", "d-2/hts221"},
@@ -433,6 +436,8 @@ func TestAPIServer(t *testing.T) {
 		t.Logf("availability of a Flavor to condition of its DataPath in %s", time.Since(began))
 		want := []metav1.Condition{
 			{Type: "Matched", Status: "True", Reason: "SensorsMatched", ObservedGeneration: 1, Message: "2 of 4 sensors on offer"},
+			{Type: "Sourced", Status: "False", Reason: "SensorUnavailable", ObservedGeneration: 1, Message: "1 of 2 sensors are not available: d-2/hts221 (its board is unhealthy)"},
+			{Type: "Delivering", Status: "True", Reason: "SamplesDelivered", ObservedGeneration: 1, Message: "2 endpoints took their last batch"},
 			{Type: "Ready", Status: "False", Reason: "SensorUnavailable", ObservedGeneration: 1, Message: "1 of 2 sensors are not available: d-2/hts221 (its board is unhealthy)"},
 		}
 		if d := cmp.Diff(want, dp.Status.Conditions, cmpopts.IgnoreTypes(metav1.Time{})); d != "" {

@@ -47,8 +47,9 @@ const (
 	unseen = 10 * time.Second
 	// totalsEvery is the least time between two writes of totals alone.
 	totalsEvery = 10 * time.Second
-	// eager is how long after the last change the relays are asked without pause.
-	eager = 30 * time.Second
+	// longPollAfterChange is how long after the last change the relays are asked
+	// without pause.
+	longPollAfterChange = 30 * time.Second
 )
 
 // world is all that a plan looks at.
@@ -407,7 +408,7 @@ func (p *planner) pauseLeft(now time.Time) time.Duration {
 
 // wait is why a selected sensor's data is not known to arrive.
 type wait struct {
-	reason string // of the condition Ready
+	reason string // of the condition Sourced
 	why    string // "" for a sensor that simply has not arrived
 }
 

@@ -43,6 +43,9 @@ type sim struct {
 	synced   bool
 	down     error
 	behind   bool // the relay does not take up DataPaths
+	// says is what the relay says of the endpoints of a name. Of the others it says
+	// that they took their last batch, once there is a sample.
+	says map[string]accounts.Endpoint
 }
 
 func newSim() *sim {
@@ -147,7 +150,16 @@ func (s *sim) relay() replica {
 			}
 		}
 		for _, e := range dp.Spec.Endpoints {
-			d.Endpoints = append(d.Endpoints, accounts.Endpoint{Name: e.Name, Delivered: s.arrivals[keyFor(1)]})
+			a := accounts.Endpoint{Delivered: s.arrivals[keyFor(1)]}
+			if said, ok := s.says[e.Name]; ok {
+				a = said
+			} else if len(s.arrivals) > 0 {
+				a.LastDelivery = start
+			}
+			if a.Name = e.Name; a.URL == "" {
+				a.URL = e.URL
+			}
+			d.Endpoints = append(d.Endpoints, a)
 		}
 		a.DataPaths = append(a.DataPaths, d)
 	}
@@ -178,8 +190,11 @@ func (s *sim) ask(name, bound string) *sensors.DataPath {
 	return &s.world.paths[len(s.world.paths)-1]
 }
 
-func (s *sim) ready(i int) string {
-	c := apimeta.FindStatusCondition(s.world.paths[i].Status.Conditions, sensors.ConditionReady)
+func (s *sim) ready(i int) string { return s.condition(i, sensors.ConditionReady) }
+
+// condition of the i-th DataPath, as "<reason>: <message>".
+func (s *sim) condition(i int, name string) string {
+	c := apimeta.FindStatusCondition(s.world.paths[i].Status.Conditions, name)
 	if c == nil {
 		return ""
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/fluidos-edge/testbed/controllers/api/accounts"
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	rules "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
@@ -30,6 +31,79 @@ type lagging struct {
 	n       int
 	counts  map[sensor.Key]int64
 	ended   map[topicKey]time.Time // of Rules, since the router started
+
+	instance int                  // of the relay
+	broken   map[string]time.Time // endpoints that take nothing, by name, and since when
+	took     map[string]bool      // by earning: the present relay delivered there
+	said     map[string]health    // by earning: what a relay said last
+	forgot   map[types.UID]int64  // generation of DataPaths that were not Delivering when the router restarted
+}
+
+// earning is an endpoint of one generation of a DataPath.
+func earning(dp *sensors.DataPath, endpoint string) string {
+	return fmt.Sprint(dp.UID, "/", dp.Generation, "/", endpoint)
+}
+
+// sample of a board reaches the relay, which delivers it.
+func (l *lagging) sample(board int) {
+	l.counts[keyFor(board)]++
+	for i := range l.paths {
+		for j := range l.flavors {
+			o, err := sensor.FromFlavor(&l.flavors[j])
+			if err != nil || o.Key != keyFor(board) {
+				continue
+			}
+			if v, err := sensor.Select(l.paths[i].Spec.Sensors, o); err != nil || !v.Selected {
+				continue
+			}
+			for _, e := range l.paths[i].Spec.Endpoints {
+				if l.broken[e.Name].IsZero() {
+					l.took[earning(&l.paths[i], e.Name)] = true
+				}
+			}
+		}
+	}
+}
+
+// accounts of the relay.
+func (l *lagging) accounts() replica {
+	s := sim{world: l.world, arrivals: l.counts, instance: fmt.Sprint(l.instance), synced: true}
+	r := s.relay()
+	for i, d := range r.accounts.DataPaths {
+		for j := range d.Endpoints {
+			e, key := &d.Endpoints[j], earning(&l.paths[i], d.Endpoints[j].Name)
+			e.LastDelivery = time.Time{}
+			if l.took[key] {
+				e.LastDelivery = start
+				l.said[key] = health{}
+			}
+			if since := l.broken[e.Name]; !since.IsZero() {
+				e.FailingSince, e.Reason, e.LastError = since, accounts.ReasonConnectionRefused, "connection refused"
+				l.said[key] = health{failingSince: since}
+			}
+		}
+	}
+	return r
+}
+
+// checkConditions holds what is true after every plan.
+func (l *lagging) checkConditions() {
+	for i := range l.paths {
+		dp := &l.paths[i]
+		checkConditions(l, dp)
+		all := true
+		for _, e := range dp.Spec.Endpoints {
+			h, ok := l.said[earning(dp, e.Name)]
+			all = all && ok && !h.fails()
+		}
+		c := conditionOf(dp.Status, sensors.ConditionDelivering, dp.Generation)
+		if is := c.Status == metav1.ConditionTrue; is && !all || !is && all && l.forgot[dp.UID] != dp.Generation {
+			l.Fatalf("DataPath %s: relays said last that all endpoints take samples: %v; Delivering is %+v", dp.Name, all, c)
+		}
+		if c.Status == metav1.ConditionTrue {
+			delete(l.forgot, dp.UID)
+		}
+	}
 }
 
 func (l *lagging) sync() {
@@ -40,13 +114,18 @@ func (l *lagging) restart() {
 	l.sync() // a new cache begins with a list
 	l.planner = newPlanner("fluidos", "http://relay", []byte("key"), sensor.Select)
 	l.ended = map[topicKey]time.Time{}
+	for i := range l.paths {
+		dp := &l.paths[i]
+		if c := conditionOf(dp.Status, sensors.ConditionDelivering, dp.Generation); c == nil || c.Status != metav1.ConditionTrue {
+			l.forgot[dp.UID] = dp.Generation
+		}
+	}
 }
 
 func (l *lagging) step() (idle bool) {
-	s := sim{world: l.world, arrivals: l.counts, instance: "one", synced: true}
 	w := l.world
 	w.now, w.rules, w.endpoints = l.now, l.cached.rules, l.cached.endpoints
-	w.relays = []replica{s.relay()}
+	w.relays = []replica{l.accounts()}
 	a := l.planner.plan(w)
 	for _, e := range a.createEndpoints {
 		if !slices.ContainsFunc(l.endpoints, func(x rules.RuleEndpoint) bool { return x.Name == e.Name }) {
@@ -111,6 +190,7 @@ func (l *lagging) step() (idle bool) {
 			}
 		}
 	}
+	l.checkConditions()
 	return len(a.createEndpoints)+len(a.deleteRules)+len(a.createRules)+len(a.deleteEndpoints) == 0
 }
 
@@ -141,7 +221,7 @@ func (l *lagging) rest(plans int) {
 	for range plans {
 		l.now = l.now.Add(500 * time.Millisecond)
 		for b := 1; b <= 3; b++ {
-			l.counts[keyFor(b)]++
+			l.sample(b)
 		}
 		l.sync()
 		l.step()
@@ -169,12 +249,14 @@ func (l *lagging) uids() (out []types.UID) {
 }
 
 // Whatever happens in whatever order, with a cache that lags: never two Rules
-// of one node and topic, never a Rule without its RuleEndpoints; and at rest a
-// Rule for exactly the selected sensors of Ready nodes, whether their boards are
-// away or not.
+// of one node and topic, never a Rule without its RuleEndpoints; Ready is what the
+// other conditions say, and Delivering what the relays said last; and at rest there
+// is a Rule for exactly the selected sensors of Ready nodes, whether their boards
+// are away or not.
 func TestPlanProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := &lagging{T: t, now: start, counts: map[sensor.Key]int64{}}
+		l := &lagging{T: t, now: start, counts: map[sensor.Key]int64{},
+			broken: map[string]time.Time{}, took: map[string]bool{}, said: map[string]health{}, forgot: map[types.UID]int64{}}
 		l.restart()
 		version := 0
 		board := func() int { return rapid.IntRange(1, 3).Draw(t, "board") }
@@ -208,7 +290,7 @@ func TestPlanProperty(t *testing.T) {
 				l.paths = slices.DeleteFunc(l.paths, func(p sensors.DataPath) bool { return p.Name == name })
 				if bound := rapid.SampledFrom([]string{"off", "", "15ms", "25ms", "nonsense"}).Draw(t, "bound"); bound != "off" {
 					version++
-					dp := PathOf("c", name, bound, "a")
+					dp := PathOf("c", name, bound, name+"-a", name+"-b")
 					dp.UID = types.UID(fmt.Sprint("path-", version))
 					l.paths = append(l.paths, *dp)
 				}
@@ -254,7 +336,34 @@ func TestPlanProperty(t *testing.T) {
 					l.end(rapid.SampledFrom(l.rules).Draw(t, "rule"))
 				}
 			},
-			"samples": func(*rapid.T) { l.counts[keyFor(board())]++ },
+			"samples": func(*rapid.T) { l.sample(board()) },
+			"endpoint": func(*rapid.T) {
+				name := rapid.SampledFrom([]string{"x-a", "x-b", "y-a"}).Draw(t, "endpoint")
+				if l.broken[name].IsZero() {
+					l.broken[name] = l.now
+				} else {
+					delete(l.broken, name)
+				}
+			},
+			"another generation": func(*rapid.T) {
+				if len(l.paths) > 0 {
+					dp := &l.paths[rapid.IntRange(0, len(l.paths)-1).Draw(t, "path")]
+					dp.Generation++
+					dp.ResourceVersion += "+"
+					switch rapid.IntRange(0, 2).Draw(t, "change") {
+					case 0:
+						dp.Spec.Endpoints[0].URL += "+"
+					case 1:
+						dp.Spec.Endpoints = dp.Spec.Endpoints[:1:1]
+					case 2:
+						dp.Spec.Sensors = nil
+					}
+				}
+			},
+			"the relay restarts": func(*rapid.T) {
+				l.instance++
+				l.counts, l.took = map[sensor.Key]int64{}, map[string]bool{}
+			},
 			"time": func(*rapid.T) {
 				l.now = l.now.Add(time.Duration(rapid.SampledFrom([]int{1, 100, 1100, 31000}).Draw(t, "ms")) * time.Millisecond)
 				l.sync() // a cache lags for less than the pauses
@@ -298,6 +407,9 @@ func TestPlanProperty(t *testing.T) {
 				}
 			}
 			ready[dp.UID] = ready[dp.UID] && any
+			for _, e := range dp.Spec.Endpoints {
+				ready[dp.UID] = ready[dp.UID] && l.broken[e.Name].IsZero()
+			}
 		}
 		got := map[string]bool{}
 		for _, r := range l.rules {
@@ -335,7 +447,7 @@ func TestPlanProperty(t *testing.T) {
 		l.rest(3)
 		for name, reason := range l.reasons() {
 			want := before[name]
-			if want == reasonServed {
+			if want == reasonServed || want == accounts.ReasonConnectionRefused {
 				want = reasonUnavailable
 			}
 			if reason != want {

@@ -99,7 +99,7 @@ func TestReconcile(t *testing.T) {
 	st := r.status(t)
 	expect(t, st.Matched, 1)
 	expect(t, st.Total, sensors.Total{Endpoints: 1})
-	expect(t, len(st.Conditions), 2)
+	expect(t, len(st.Conditions), 4)
 	if strings.Contains(logs.String(), sensor.Capability([]byte("key"), keyFor(1))) || !strings.Contains(logs.String(), "rule created") {
 		t.Errorf("log:\n%s", logs.String())
 	}

@@ -18,14 +18,19 @@
 //     not take the belief away.
 //   - Other people's Rules are not touched; where one is in the way, the
 //     DataPath's condition names it.
-//   - Ready is True only if every selected sensor arrives and every relay serves
-//     this generation with the same number of sensors.
+//   - A DataPath is Matched if it selects a sensor; Sourced if every selected
+//     sensor arrives and every relay serves this generation with the same number
+//     of sensors; Delivering if every endpoint took its last batch, of this
+//     generation; and Ready if it is all of them. Ready has the reason and the
+//     message of the first that is not True.
+//   - Delivering changes only by what a relay says of this generation, never by
+//     silence or by a restart of a relay or of the router; see endpointHealth.
 //
 // Availability of a Flavor does not decide selection: a sensor of a node or of a board
-// that is away stays selected and keeps its Rule, and Ready says what is awaited. Rules
+// that is away stays selected and keeps its Rule, and Sourced says what is awaited. Rules
 // depend on the node alone: one for a board that is away costs KubeEdge nothing, and is
 // there when the board returns. Until then silence is not held against the Rule, and
-// after that Ready waits for a sample.
+// after that Sourced waits for a sample.
 // Totals are sums over the relays' present instances: they count from 0 again
 // for a relay that restarted.
 //

@@ -17,13 +17,14 @@ import (
 	"github.com/fluidos-edge/testbed/controllers/sensor"
 )
 
-// Reasons of the conditions.
+// Reasons of the conditions. Delivering has those of accounts, too; Ready has
+// reasonServed, or the reason of the first condition that is not True.
 const (
 	reasonMatched   = "SensorsMatched"
 	reasonNoSensors = "NoSensors"
 	reasonInvalid   = "InvalidSelection"
 
-	reasonServed           = "Served"
+	reasonSourced          = "SensorsArrive"
 	reasonRelayUnreachable = "RelayUnreachable"
 	reasonRelayNotSynced   = "RelayNotSynced"
 	reasonRelayBehind      = "RelayBehind"
@@ -33,18 +34,29 @@ const (
 	reasonUnavailable      = "SensorUnavailable" // because of its board
 	reasonNotArrived       = "SensorsNotArrived"
 	reasonSilent           = "SensorsSilent"
+
+	reasonDelivered        = "SamplesDelivered"
+	reasonNothingDelivered = "NothingDelivered"
+	reasonEndpointFailing  = "EndpointFailing" // for a reason that this router does not know
+
+	reasonServed = "Served"
 )
 
 const (
 	maxNames  = 20 // sensors named in a status
 	maxMisses = 5
-	maxListed = 5 // sensors named in a message
+	maxListed = 5 // sensors or endpoints named in a message
+
+	maxMessage = 2000 // characters of a condition's message, of which the API takes 32768
+	maxError   = 200  // ... of an endpoint's error
 )
 
-// pathMemory is what one DataPath selects, and what was last written to it.
+// pathMemory is what is known of one DataPath, of its generation, and what was
+// last written to it.
 type pathMemory struct {
 	generation int64
 	verdicts   map[string]sensor.Verdict // by offer.id
+	health     endpointHealth
 	totalsAt   time.Time
 	written    *sensors.DataPathStatus // not yet in the cache, whose version is still from
 	from       string
@@ -72,14 +84,14 @@ func (p *planner) selectAll(paths []sensors.DataPath, offers map[sensor.Key]offe
 		}
 		m := p.paths[dp.UID]
 		if m == nil {
-			m = &pathMemory{}
+			m = &pathMemory{generation: dp.Generation, health: newEndpointHealth(dp)}
+		}
+		if m.generation != dp.Generation {
+			m.generation, m.verdicts, m.health = dp.Generation, nil, newEndpointHealth(dp)
 		}
 		known[dp.UID] = m
 		cached := m.verdicts
-		if m.generation != dp.Generation {
-			cached = nil
-		}
-		m.generation, m.verdicts = dp.Generation, make(map[string]sensor.Verdict, len(offers))
+		m.verdicts = make(map[string]sensor.Verdict, len(offers))
 		s := selection{path: dp, offered: len(offers)}
 		// An error depends on the requirements alone, so that any offer shows it.
 		if _, s.err = p.choose(dp.Spec.Sensors, sensor.Offer{}); s.err != nil {
@@ -138,8 +150,9 @@ func (p *planner) planStatuses(w world, selections []selection, waits map[sensor
 			base = *m.written
 		}
 		next := *base.DeepCopy()
-		ready := p.judge(w, s, waits, &next)
-		p.total(w, s, m, &next)
+		m.health.hear(w.relays, s.path)
+		ready := p.judge(w, s, m, waits, &next)
+		p.total(w, s, m, base, &next)
 		unready = unready || ready != reasonServed && ready != reasonNoSensors && ready != reasonInvalid
 		if !asked && ready == reasonRelayUnreachable {
 			continue // nothing is known yet: leave what a router before this one wrote
@@ -165,7 +178,7 @@ func (p *planner) planStatuses(w world, selections []selection, waits map[sensor
 	// successor is made.
 	left := p.pauseLeft(w.now)
 	if unready {
-		left = max(left, eager-w.now.Sub(p.active))
+		left = max(left, longPollAfterChange-w.now.Sub(p.active))
 	}
 	if a.urgent = left > 0 || len(a.deleteRules) > 0; left > 0 {
 		a.in(left)
@@ -180,44 +193,62 @@ func (p *planner) wrote(s statusWrite, now time.Time) {
 }
 
 // judge fills in everything but totals and returns the reason of Ready.
-func (p *planner) judge(w world, s selection, waits map[sensor.Key]wait, st *sensors.DataPathStatus) string {
+func (p *planner) judge(w world, s selection, m *pathMemory, waits map[sensor.Key]wait, st *sensors.DataPathStatus) string {
 	st.Matched, st.Sensors, st.Misses = len(s.matched), nil, s.misses
 	for _, k := range s.matched[:min(len(s.matched), maxNames)] {
 		st.Sensors = append(st.Sensors, name(k))
 	}
-	matched := metav1.Condition{Type: sensors.ConditionMatched, Status: metav1.ConditionFalse}
-	ready := metav1.Condition{Type: sensors.ConditionReady, Status: metav1.ConditionFalse}
-	switch {
-	case s.err != nil:
-		matched.Reason, matched.Message = reasonInvalid, s.err.Error()
-		ready.Reason, ready.Message = reasonInvalid, s.err.Error()
-	case len(s.matched) == 0:
-		text := fmt.Sprintf("none of the %d sensors on offer meets every requirement", s.offered)
-		if s.offered == 0 {
-			text = "no sensor is on offer"
-		}
-		if len(s.misses) > 0 {
-			text += fmt.Sprintf("; nearest: %s: %s", s.misses[0].Sensor, s.misses[0].Reason)
-		}
-		matched.Reason, matched.Message = reasonNoSensors, text
-		ready.Reason, ready.Message = reasonNoSensors, text
-	default:
-		matched.Status, matched.Reason = metav1.ConditionTrue, reasonMatched
-		matched.Message = fmt.Sprintf("%d of %d sensors on offer", len(s.matched), s.offered)
-		if ready.Reason, ready.Message = missing(w, s, waits); ready.Reason == "" {
-			ready.Status, ready.Reason = metav1.ConditionTrue, reasonServed
-			ready.Message = fmt.Sprintf("%d sensors arrive, %d endpoints are served", len(s.matched), len(s.path.Spec.Endpoints))
-		}
+	delivering := m.health.delivering(w.relays, s.path, conditionOf(*st, sensors.ConditionDelivering, s.path.Generation))
+	conditions := []metav1.Condition{matched(s), sourced(w, s, waits), delivering}
+	ready := metav1.Condition{Type: sensors.ConditionReady, Status: metav1.ConditionTrue, Reason: reasonServed,
+		Message: fmt.Sprintf("%d sensors arrive, %d endpoints are served", len(s.matched), len(s.path.Spec.Endpoints))}
+	if i := slices.IndexFunc(conditions, func(c metav1.Condition) bool { return c.Status != metav1.ConditionTrue }); i >= 0 {
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, conditions[i].Reason, conditions[i].Message
 	}
-	for _, c := range []metav1.Condition{matched, ready} {
+	for _, c := range append(conditions, ready) {
 		c.ObservedGeneration, c.LastTransitionTime = s.path.Generation, metav1.NewTime(w.now)
-		c.Message = shorten(c.Message)
+		c.Message = shorten(c.Message, maxMessage)
 		apimeta.SetStatusCondition(&st.Conditions, c)
 	}
 	return ready.Reason
 }
 
-// missing says what Ready waits for, as reason and message; "" for nothing.
+// matched judges the condition Matched.
+func matched(s selection) metav1.Condition {
+	c := metav1.Condition{Type: sensors.ConditionMatched, Status: metav1.ConditionFalse}
+	switch {
+	case s.err != nil:
+		c.Reason, c.Message = reasonInvalid, s.err.Error()
+	case len(s.matched) == 0:
+		c.Reason, c.Message = reasonNoSensors, fmt.Sprintf("none of the %d sensors on offer meets every requirement", s.offered)
+		if s.offered == 0 {
+			c.Message = "no sensor is on offer"
+		}
+		if len(s.misses) > 0 {
+			c.Message += fmt.Sprintf("; nearest: %s: %s", s.misses[0].Sensor, s.misses[0].Reason)
+		}
+	default:
+		c.Status, c.Reason = metav1.ConditionTrue, reasonMatched
+		c.Message = fmt.Sprintf("%d of %d sensors on offer", len(s.matched), s.offered)
+	}
+	return c
+}
+
+// sourced judges the condition Sourced.
+func sourced(w world, s selection, waits map[sensor.Key]wait) metav1.Condition {
+	c := metav1.Condition{Type: sensors.ConditionSourced, Status: metav1.ConditionFalse}
+	if len(s.matched) == 0 {
+		c.Reason, c.Message = matched(s).Reason, "no sensor is selected"
+		return c
+	}
+	if c.Reason, c.Message = missing(w, s, waits); c.Reason == "" {
+		c.Status, c.Reason = metav1.ConditionTrue, reasonSourced
+		c.Message = fmt.Sprintf("%d sensors arrive", len(s.matched))
+	}
+	return c
+}
+
+// missing says what Sourced waits for, as reason and message; "" for nothing.
 func missing(w world, s selection, waits map[sensor.Key]wait) (reason, message string) {
 	for _, r := range w.relays {
 		switch {
@@ -283,20 +314,20 @@ func missingSensors(matched []sensor.Key, waits map[sensor.Key]wait) (reason, me
 		}
 		names = append(names, text)
 	}
-	if more := len(late) - len(names); more > 0 {
-		names = append(names, fmt.Sprintf("%d more", more))
-	}
-	return reason, fmt.Sprintf("%d of %d sensors %s: %s%s", len(late), len(matched), verb, strings.Join(names, ", "), after)
+	return reason, fmt.Sprintf("%d of %d sensors %s: %s%s", len(late), len(matched), verb, list(names, len(late)), after)
 }
 
 // total adds up the accounts of all relays, of each its present instance: a
 // relay that restarted counts from 0 again. Of a relay that does not answer, the
 // last answer counts; before the first, what the status already says.
-func (p *planner) total(w world, s selection, m *pathMemory, st *sensors.DataPathStatus) {
+func (p *planner) total(w world, s selection, m *pathMemory, base sensors.DataPathStatus, st *sensors.DataPathStatus) {
 	before := map[string]sensors.EndpointStatus{}
-	for _, e := range st.Endpoints {
+	for _, e := range base.Endpoints {
 		before[e.Name] = e
 	}
+	// As with the condition Delivering, what an earlier router wrote stays while
+	// nothing is known.
+	keepHealth := m.health.nothing() && conditionOf(base, sensors.ConditionDelivering, s.path.Generation) != nil
 	sums := map[string]*sensors.EndpointStatus{}
 	for _, r := range w.relays {
 		if r.accounts == nil {
@@ -325,7 +356,7 @@ func (p *planner) total(w world, s selection, m *pathMemory, st *sensors.DataPat
 					}
 					sum.Dropped[why] += n
 				}
-				sum.LastError = cmp.Or(sum.LastError, e.LastError)
+				sum.LastError = cmp.Or(sum.LastError, shorten(e.LastError, maxError))
 			}
 		}
 	}
@@ -336,6 +367,14 @@ func (p *planner) total(w world, s selection, m *pathMemory, st *sensors.DataPat
 			e = *sum
 		} else if old, ok := before[spec.Name]; ok && !m.heard {
 			e = old
+		}
+		e.FailingSince = nil
+		if h, _ := m.health.of(w.relays, spec.Name); h.fails() {
+			since := metav1.NewTime(h.failingSince).Rfc3339Copy()
+			e.FailingSince, e.LastError = &since, h.text
+		} else if keepHealth {
+			old := before[spec.Name]
+			e.FailingSince, e.LastError = old.FailingSince, cmp.Or(e.LastError, old.LastError)
 		}
 		st.Endpoints = append(st.Endpoints, e)
 		st.Total.Delivered += e.Delivered
@@ -348,9 +387,8 @@ func (p *planner) total(w world, s selection, m *pathMemory, st *sensors.DataPat
 // name of a sensor in a status.
 func name(k sensor.Key) string { return k.Device + "/" + k.Part }
 
-// shorten a message to what people read and the API takes.
-func shorten(s string) string {
-	const most = 2000
+// shorten a text to a number of bytes that people read and the API takes.
+func shorten(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

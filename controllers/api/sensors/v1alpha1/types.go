@@ -28,12 +28,24 @@ const (
 	LabelConsumer = "sensors.fluidos.eu/consumer"
 )
 
-// Conditions of a DataPath.
+// Conditions of a DataPath. Each has the generation that it was judged for.
 const (
 	// ConditionMatched is True when at least one sensor on offer is selected.
 	ConditionMatched = "Matched"
-	// ConditionReady is True when the data of every selected sensor arrives at
-	// the relay and the relay serves this generation of the DataPath.
+	// ConditionSourced is True when the data of every selected sensor arrives at
+	// a relay and every relay serves this generation of the DataPath. It is False
+	// when no sensor is selected.
+	ConditionSourced = "Sourced"
+	// ConditionDelivering is True when each endpoint took the last batch of
+	// samples that was posted to it, and has taken one of this generation. It is
+	// False when an endpoint has not taken a batch for 5 seconds, and when it
+	// refused samples of its last batch; the message names the endpoint, the
+	// cause, and since when. An endpoint that gets no samples keeps what was said
+	// of it last.
+	ConditionDelivering = "Delivering"
+	// ConditionReady is True when Matched, Sourced and Delivering are: data
+	// arrives at every endpoint. Otherwise it has the reason and the message of
+	// the first of them that is not True.
 	ConditionReady = "Ready"
 )
 
@@ -45,6 +57,8 @@ const (
 // +kubebuilder:printcolumn:name="Endpoints",type=integer,JSONPath=`.status.total.endpoints`
 // +kubebuilder:printcolumn:name="Delivered",type=integer,JSONPath=`.status.total.delivered`
 // +kubebuilder:printcolumn:name="Dropped",type=integer,JSONPath=`.status.total.dropped`
+// +kubebuilder:printcolumn:name="Sourced",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Sourced")].status`
+// +kubebuilder:printcolumn:name="Delivering",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Delivering")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 
@@ -132,7 +146,9 @@ type DataPathStatus struct {
 	// Sensors are the first 20 selected sensors, "<device>/<part>".
 	// +listType=atomic
 	Sensors []string `json:"sensors,omitempty"`
-	// Misses are up to 5 sensors that came nearest without being selected.
+	// Misses are up to 5 sensors that came nearest without being selected: those
+	// that miss the fewest requirements first; of these, those whose values are
+	// nearest to the bounds that they miss.
 	// +listType=atomic
 	Misses []Miss `json:"misses,omitempty"`
 	// Endpoints hold totals, in the order of the spec.
@@ -160,10 +176,17 @@ type EndpointStatus struct {
 	// Queued samples wait.
 	Queued int64 `json:"queued"`
 	// Dropped samples by reason: overflow (queue full, oldest first), refused
-	// (the endpoint answered 400 for this sample alone), removed (the
-	// endpoint was removed while they waited).
+	// (the endpoint answered 400, 413, 415 or 422 for this sample alone), removed
+	// (the endpoint was removed while they waited).
 	Dropped map[string]int64 `json:"dropped,omitempty"`
-	// LastError is the last failed delivery, empty after a success.
+	// FailingSince is when the batch was first posted that the endpoint has not
+	// taken, or when it first refused samples. It is not set while the endpoint is
+	// not failing; see the condition Delivering.
+	// +optional
+	FailingSince *metav1.Time `json:"failingSince,omitempty"`
+	// LastError is why the last attempt to deliver failed, without a byte of the
+	// endpoint's answer and without the query of its URL. It is empty after a
+	// success.
 	LastError string `json:"lastError,omitempty"`
 }
 
