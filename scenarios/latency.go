@@ -35,8 +35,10 @@ const (
 	// percentile of L3, and how many readings of a sensor in a row it is of.
 	percentile        = 0.95
 	percentileSamples = 60
-	// percentileExtra is for how many times as many readings a better stretch is waited.
-	percentileExtra = 2
+	// percentileExtra is for how many times as many readings a better stretch is waited,
+	// and percentilePatience for how long at least.
+	percentileExtra    = 2
+	percentilePatience = 30 * time.Second
 )
 
 // Parts that DataPaths play in the latency filter.
@@ -173,7 +175,7 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 	var problems []string
 	worst, samples := 0.0, 0
 	began := time.Now()
-	var extra time.Duration
+	extra := percentilePatience
 	for _, sensor := range judged {
 		extra = max(extra, time.Duration(percentileExtra*percentileSamples/sensor.Rate*float64(time.Second)))
 	}

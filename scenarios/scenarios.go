@@ -236,13 +236,13 @@ func (o *Observation) fill() {
 	}
 }
 
-// Differences between what was expected and what was observed, a line each: sensors
-// first, then streams.
+// Differences between what was expected and what was observed that the reason does not
+// name, a line each: sensors first, then streams.
 func (r Result) Differences() []string {
 	var lines []string
 	lack := func(side string, of, in []SensorName) {
 		for _, s := range of {
-			if !slices.Contains(in, s) {
+			if !slices.Contains(in, s) && !strings.Contains(r.Reason, s.String()) {
 				lines = append(lines, side+" "+s.String())
 			}
 		}
@@ -259,10 +259,11 @@ func (r Result) Differences() []string {
 	}
 	for _, s := range r.Observed.Streams {
 		want, ok := expected[window{s.Endpoint, s.Sensor, s.From}]
-		if ok && s.Count == want.Count && len(s.Missing)+s.Doubled+s.Unexpected+s.Wrong == 0 {
+		name := fmt.Sprintf("%s of %s", s.Endpoint, s.SensorName)
+		if ok && s.Count == want.Count && len(s.Missing)+s.Doubled+s.Unexpected+s.Wrong == 0 || s.Wrong == 0 && strings.Contains(r.Reason, name) {
 			continue
 		}
-		text := fmt.Sprintf("%s of %s: ", s.Endpoint, s.SensorName)
+		text := name + ": "
 		if ok {
 			text += fmt.Sprintf("%d of %d readings", s.Count, want.Count)
 		} else {

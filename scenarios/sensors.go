@@ -10,6 +10,7 @@ import (
 
 	"github.com/fluidos-edge/testbed/controllers/sensor"
 	"github.com/fluidos-edge/testbed/scenarios/boards"
+	"github.com/fluidos-edge/testbed/scenarios/ledger"
 	"github.com/fluidos-edge/testbed/testbed/topology"
 )
 
@@ -135,22 +136,32 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// steps of the fields of each part, as the integers of a BlueST frame hold them; from
-// ST's firmware, and not from the codec that boards and mapper share.
-var steps = map[string]map[string]float64{
-	"hts221":   {"humidity_percent": 0.1, "temperature_celsius": 0.1},
-	"stts751":  {"temperature_celsius": 0.1},
-	"stts22h":  {"temperature_celsius": 0.1},
-	"lps22hh":  {"pressure_hpa": 0.01},
-	"ilps22qs": {"pressure_hpa": 0.01},
-	"ism330dhcx": {"acceleration_x_mg": 1, "acceleration_y_mg": 1, "acceleration_z_mg": 1,
-		"angular_rate_x_dps": 0.1, "angular_rate_y_dps": 0.1, "angular_rate_z_dps": 0.1},
-	"iis2mdc":   {"magnetic_field_x_mgauss": 1, "magnetic_field_y_mgauss": 1, "magnetic_field_z_mgauss": 1},
-	"imp34dt05": {"sound_level_1_db": 1},
+// Steps and ranges of a BlueST frame's integers; from ST's firmware, and not from the
+// codec that boards and mapper share.
+var (
+	temperatureStep = ledger.Step{Size: 0.1, Least: -3276.8, Most: 3276.7}
+	humidityStep    = ledger.Step{Size: 0.1, Least: 0, Most: 6553.5}
+	pressureStep    = ledger.Step{Size: 0.01, Least: -21474836.48, Most: 21474836.47}
+	wholeStep       = ledger.Step{Size: 1, Least: -32768, Most: 32767}
+	rateStep        = ledger.Step{Size: 0.1, Least: -3276.8, Most: 3276.7}
+	levelStep       = ledger.Step{Size: 1, Least: 0, Most: 255}
+)
+
+// steps of the fields of each part.
+var steps = map[string]map[string]ledger.Step{
+	"hts221":   {"humidity_percent": humidityStep, "temperature_celsius": temperatureStep},
+	"stts751":  {"temperature_celsius": temperatureStep},
+	"stts22h":  {"temperature_celsius": temperatureStep},
+	"lps22hh":  {"pressure_hpa": pressureStep},
+	"ilps22qs": {"pressure_hpa": pressureStep},
+	"ism330dhcx": {"acceleration_x_mg": wholeStep, "acceleration_y_mg": wholeStep, "acceleration_z_mg": wholeStep,
+		"angular_rate_x_dps": rateStep, "angular_rate_y_dps": rateStep, "angular_rate_z_dps": rateStep},
+	"iis2mdc":   {"magnetic_field_x_mgauss": wholeStep, "magnetic_field_y_mgauss": wholeStep, "magnetic_field_z_mgauss": wholeStep},
+	"imp34dt05": {"sound_level_1_db": levelStep},
 }
 
 // stepOf a field of a part.
-func stepOf(part, field string) (float64, bool) {
+func stepOf(part, field string) (ledger.Step, bool) {
 	step, ok := steps[part][field]
 	return step, ok
 }

@@ -27,6 +27,7 @@ import (
 
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
+	rules "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
 	"github.com/fluidos-edge/testbed/controllers/erm"
 	"github.com/fluidos-edge/testbed/controllers/relay"
@@ -39,15 +40,16 @@ import (
 )
 
 // TestTamper shows that the assertions see what they should. ERM, router and
-// relay run in this process, with mutants of what they decide by; and what is
+// relay run in this process, with mutants of what they decide by; what is
 // posted to the relay and to each endpoint of the sinks goes through a proxy
-// that tampers with it.
+// that tampers with it; and what the mappers hear of boards goes through a tap.
+// docs/assertions.md has the table.
 func TestTamper(t *testing.T) {
 	if *attach != "" {
 		t.Skip("it brings up a testbed of its own: run it without -testbed")
 	}
 	l := newLab(t)
-	everywhere := []string{"M1", "M2", "M3", "L1", "L2"}
+	at := func(ids ...string) []string { return ids }
 	tests := []struct {
 		name string
 		// at is the relay, or "<consumer>/<endpoint>", whose every seventh
@@ -56,27 +58,33 @@ func TestTamper(t *testing.T) {
 		fault  fault
 		choose sensor.SelectFunc
 		nodes  func(*devices.Device, []corev1.Node) []string
-		want   []string
+		// rule is made by somebody else.
+		rule *rules.Rule
+		want []string
+		// unjudged cannot be: no data is looked at where an offer is wrong.
+		unjudged []string
 	}{
 		{name: "nothing"},
-		{name: "drop before the relay", at: "relay", fault: drop, want: everywhere},
-		{name: "double before the relay", at: "relay", fault: double, want: everywhere},
+		{name: "drop before the relay", at: "relay", fault: drop, want: andTheTruth},
+		{name: "double before the relay", at: "relay", fault: double, want: deliveries},
 		// The relay refuses a body that is not of its URL's sensor: both are losses.
-		{name: "misroute before the relay", at: "relay", fault: misroute, want: everywhere},
-		{name: "swap bodies before the relay", at: "relay", fault: swap, want: everywhere},
+		{name: "misroute before the relay", at: "relay", fault: misroute, want: andTheTruth},
+		{name: "swap bodies before the relay", at: "relay", fault: swap, want: andTheTruth},
 		{name: "nothing after faults before the relay"},
-		{name: "drop before consumer-1/a", at: "consumer-1/a", fault: drop, want: []string{"M1", "M2", "L1"}},
-		{name: "drop before consumer-1/b", at: "consumer-1/b", fault: drop, want: []string{"M1"}},
-		{name: "double before consumer-1/b", at: "consumer-1/b", fault: double, want: []string{"M1"}},
-		{name: "double before consumer-2/a", at: "consumer-2/a", fault: double, want: []string{"M2", "M3", "L2"}},
-		{name: "misroute from consumer-2/a to consumer-1/a", at: "consumer-2/a", fault: misrouteTo("consumer-1/a"), want: everywhere},
-		{name: "misroute from the witness to consumer-1/b", at: "consumer-2/witness", fault: misrouteTo("consumer-1/b"), want: []string{"M1", "M3"}},
-		{name: "swap bodies before consumer-1/b", at: "consumer-1/b", fault: swap, want: []string{"M1"}},
-		{name: "swap bodies before consumer-2/a", at: "consumer-2/a", fault: swap, want: []string{"M2", "M3", "L2"}},
-		{name: "inclusive bound", choose: inclusive, want: []string{"L1", "L2"}},
-		{name: "comparison as text", choose: textual, want: []string{"L1", "L2", "L4"}},
+		{name: "drop before consumer-1/a", at: "consumer-1/a", fault: drop, want: at("M1", "M2", "M5", "L1", "L5", "T1")},
+		{name: "drop before consumer-1/b", at: "consumer-1/b", fault: drop, want: at("M1", "M5", "T1")},
+		{name: "double before consumer-1/b", at: "consumer-1/b", fault: double, want: at("M1", "M5")},
+		{name: "double before consumer-2/a", at: "consumer-2/a", fault: double, want: at("M2", "M3", "M4", "M5", "L2", "L5")},
+		{name: "misroute from consumer-2/a to consumer-1/a", at: "consumer-2/a", fault: misrouteTo("consumer-1/a"), want: andTheTruth},
+		{name: "misroute from the witness to consumer-1/b", at: "consumer-2/witness", fault: misrouteTo("consumer-1/b"), want: at("M1", "M2", "M3", "M4", "M5")},
+		{name: "swap bodies before consumer-1/b", at: "consumer-1/b", fault: swap, want: at("M1", "M5", "T1")},
+		{name: "swap bodies before consumer-2/a", at: "consumer-2/a", fault: swap, want: at("M2", "M3", "M4", "M5", "L2", "L5", "T1")},
+		{name: "inclusive bound", choose: inclusive, want: at("L1", "L2", "L5")},
+		{name: "comparison as text", choose: textual, want: at("L1", "L2", "L4", "L5", "T1")},
 		{name: "nothing after mutants"},
-		{name: "all Devices on every node", nodes: allNodes, want: everywhere},
+		{name: "a Rule of a sensor that nobody has", rule: strangeRule("stwinkt1b-0", "hts221"), want: at("L4")},
+		{name: "a second Rule of a sensor", rule: strangeRule(l.env.Sensors[0].Device, l.env.Sensors[0].Part), want: at("L4")},
+		{name: "all Devices on every node", nodes: allNodes, want: at("M1", "M2", "M3", "L1", "L2"), unjudged: at("M4", "M5", "L3", "L5", "T1", "T2")},
 		{name: "nothing in the end"},
 	}
 	for i, tt := range tests {
@@ -84,7 +92,8 @@ func TestTamper(t *testing.T) {
 			ctx, cancel := withDeadline(t)
 			defer cancel()
 			// Between the first and the last row somebody else wants everything:
-			// Rules then stay, and DataPaths are served at once.
+			// Rules then stay, and DataPaths are served at once. L4 then judges
+			// which Rules there may be, and that each sensor has one.
 			switch i {
 			case 1:
 				l.keepRules(ctx, t)
@@ -103,14 +112,58 @@ func TestTamper(t *testing.T) {
 				l.proxies[tt.at].fault.Store(&tt.fault)
 				defer l.proxies[tt.at].fault.Store(&none)
 			}
+			if tt.rule != nil {
+				l.makeRule(ctx, t, tt.rule)
+			}
 			start := time.Now()
 			results := scenarios.Run(ctx, l.env, scenarios.All(), scenarios.Observer{})
 			t.Logf("%.1f s", time.Since(start).Seconds())
-			if diff := cmp.Diff(fails(tt.want...), statuses(results)); diff != "" {
+			want := fails(tt.want...)
+			for _, id := range tt.unjudged {
+				want[id] = scenarios.Error
+			}
+			if diff := cmp.Diff(want, statuses(results)); diff != "" {
 				t.Errorf("statuses (-want +got):\n%s\n%s", diff, reasons(results))
 			}
 		})
+		if i == 0 {
+			for _, row := range mapperRows {
+				t.Run("mapper: "+row.name, func(t *testing.T) {
+					ctx, cancel := withDeadline(t)
+					defer cancel()
+					l.taps.run(ctx, t, l.env, l.status, row, scenarios.All())
+				})
+			}
+		}
 	}
+}
+
+// strangeRule is one that the router did not make.
+func strangeRule(device, part string) *rules.Rule {
+	r := &rules.Rule{}
+	r.Namespace, r.Name = "fluidos", "strange"
+	r.Labels = map[string]string{nodecore.LabelDevice: device, nodecore.LabelPart: part}
+	r.Spec = rules.RuleSpec{
+		Source: "eventbus-fluidos", SourceResource: map[string]string{rules.SourceTopic: "strange", rules.SourceNodeName: "edge-1"},
+		Target: "relay", TargetResource: map[string]string{rules.TargetResource: "http://127.0.0.1:9/strange"},
+	}
+	return r
+}
+
+// makeRule until the test ends.
+func (l *lab) makeRule(ctx context.Context, t *testing.T, r *rules.Rule) {
+	t.Helper()
+	c := l.env.Providers[0].Admin.(client.Client)
+	if err := c.Create(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := c.Delete(end, r); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // fault is what a proxy does to every seventh sample: what it forwards instead.
@@ -187,6 +240,7 @@ type lab struct {
 	choose  atomic.Pointer[sensor.SelectFunc]
 	proxies map[string]*proxy
 	stopERM func()
+	taps    *taps
 	// elsewhere takes everything and keeps nothing.
 	elsewhere *httptest.Server
 }
@@ -200,7 +254,7 @@ func newLab(t *testing.T) *lab {
 	if l.env, err = scenarios.NewEnv(l.status); err != nil {
 		t.Fatal(err)
 	}
-	l.env.Patience = 2 * time.Second
+	l.env.Patience, l.env.LeaveGrace = 2*time.Second, 1500*time.Millisecond
 	l.elsewhere = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusNoContent)
@@ -228,6 +282,7 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(start(t, "router", func(ctx context.Context, log *slog.Logger, ready func(error)) error {
 		return router.Run(ctx, log, ready, routerOpts)
 	}))
+	l.taps = tapRadios(t, l.status)
 	l.stopERM = func() {}
 	t.Cleanup(func() { l.stopERM() })
 	l.restartERM(t, nil)

@@ -74,7 +74,7 @@ func judgeT1(ctx context.Context, e *Env) (Result, error) {
 		}
 		return total[s]
 	}
-	told := map[string]int{}
+	var told mismatches
 	for _, j := range all {
 		for _, stream := range j.question.Expected {
 			w, ok := j.windows[stream.UID]
@@ -113,12 +113,11 @@ func judgeT1(ctx context.Context, e *Env) (Result, error) {
 					s.Missing = append(s.Missing, clock(m.Time))
 				}
 			}
-			// One line for each stream and field: the first mismatch says it, and how many follow.
-			key := m.Endpoint + " of " + e.label(m.UID) + ": "
-			if told[key+m.Field]++; told[key+m.Field] == 1 {
-				r.problem(key + m.Problem)
-			}
+			told.add(m)
 		}
+	}
+	for _, line := range told.lines(e) {
+		r.problem(line)
 	}
 	for _, stream := range sortedStreams(total) {
 		s := *total[stream]
@@ -133,6 +132,54 @@ func judgeT1(ctx context.Context, e *Env) (Result, error) {
 	}
 	r.Notes = append(r.Notes, fmt.Sprintf("%d readings with %d values compared, in %d windows", readings, values, len(all)))
 	return r.verdict(), nil
+}
+
+// mismatches of a run, for people: one line for each sensor and field, with the first
+// mismatch, the endpoints that have it, and how many there are.
+type mismatches struct {
+	order []mismatchKey
+	of    map[mismatchKey]*mismatchLine
+}
+
+type mismatchKey struct{ uid, field, endpoint string }
+
+type mismatchLine struct {
+	first     ledger.Mismatch
+	endpoints []string
+	count     int
+}
+
+func (l *mismatches) add(m ledger.Mismatch) {
+	key := mismatchKey{uid: m.UID, field: m.Field}
+	if m.Field == "" { // what is missing or too much is of one endpoint
+		key.endpoint = m.Endpoint
+	}
+	if l.of == nil {
+		l.of = map[mismatchKey]*mismatchLine{}
+	}
+	line := l.of[key]
+	if line == nil {
+		line = &mismatchLine{first: m}
+		l.of[key] = line
+		l.order = append(l.order, key)
+	}
+	line.count++
+	if !slices.Contains(line.endpoints, m.Endpoint) {
+		line.endpoints = append(line.endpoints, m.Endpoint)
+	}
+}
+
+func (l *mismatches) lines(e *Env) []string {
+	var out []string
+	for _, key := range l.order {
+		line := l.of[key]
+		text := fmt.Sprintf("%s at %s: %s", e.label(key.uid), strings.Join(line.endpoints, ", "), line.first.Problem)
+		if line.count > 1 {
+			text += fmt.Sprintf(" (the first of %d)", line.count)
+		}
+		out = append(out, text)
+	}
+	return out
 }
 
 func sortedStreams(m map[ledger.Stream]*Stream) []ledger.Stream {

@@ -40,7 +40,9 @@ const delay = 5.0
 // value measured; between two steps of a tenth.
 func value(n int64) float64 { return float64(n) + 0.03 }
 
-func steps(part, field string) (float64, bool) { return 0.1, part == "p" && field == "x" }
+func steps(part, field string) (ledger.Step, bool) {
+	return ledger.Step{Size: 0.1, Least: -10, Most: 100}, part == "p" && field == "x"
+}
 
 func at(endpoint string, samples ...ledger.Sample) []ledger.Sample {
 	out := slices.Clone(samples)
@@ -368,9 +370,23 @@ func TestTruth(t *testing.T) {
 			}
 		})
 	}
+	t.Run("more than a frame can hold", func(t *testing.T) {
+		for stored, holds := range map[float64]bool{100: true, 99.9: false, 6553: false} {
+			readings, samples := emitted("s", 5, 1), at("c/a", published("s", 5, 1)...)
+			readings[0].Values[0].Number, samples[0].Values[0].Number = 6553, stored
+			w, err := ledger.Open("s", readings, published("s", 5, 1), 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := ledger.Question{Windows: []ledger.Window{w}, Endpoints: []string{"c/a"}, Expected: []ledger.Stream{{Endpoint: "c/a", UID: "s"}}}
+			if got := ledger.Truth(q, samples, steps); (len(got) == 0) != holds {
+				t.Errorf("%v stored of a measured 6553: %+v", stored, got)
+			}
+		}
+	})
 	t.Run("a field that the part does not have", func(t *testing.T) {
 		q := ledger.Question{Windows: []ledger.Window{open(t, "s", 5, 1)}, Endpoints: []string{"c/a"}, Expected: []ledger.Stream{{Endpoint: "c/a", UID: "s"}}}
-		got := ledger.Truth(q, at("c/a", s[:1]...), func(string, string) (float64, bool) { return 0, false })
+		got := ledger.Truth(q, at("c/a", s[:1]...), func(string, string) (ledger.Step, bool) { return ledger.Step{}, false })
 		if len(got) != 1 || !strings.Contains(got[0].Problem, "x is no field of a p") {
 			t.Errorf("%+v", got)
 		}

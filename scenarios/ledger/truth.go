@@ -20,9 +20,13 @@ type Mismatch struct {
 	Problem string
 }
 
-// Steps tells the step of a field of a part as a frame holds it; false for a field
-// that the part does not have.
-type Steps func(part, field string) (step float64, ok bool)
+// Step is how a frame holds a field: in steps, from the least to the most. A value
+// beyond that is sent as the nearest that fits.
+type Step struct{ Size, Least, Most float64 }
+
+// Steps tells how a frame holds a field of a part; false for a field that the part does
+// not have.
+type Steps func(part, field string) (step Step, ok bool)
 
 // tolerance of a comparison, of the step, for what floating point rounds.
 const tolerance = 1e-6
@@ -99,8 +103,8 @@ func compare(r Reading, s Sample, steps Steps) []Mismatch {
 			differs(v.Field, "%s is no field of a %s", v.Field, r.Part)
 		case !ok:
 			differs(v.Field, "%s %s was measured, and is not stored", v.Field, number(v.Number))
-		case math.IsNaN(got) || math.Abs(got-v.Number) > (0.5+tolerance)*step:
-			differs(v.Field, "%s %s was measured, %s is stored (half a step is %s)", v.Field, number(v.Number), number(got), number(step/2))
+		case math.IsNaN(got) || math.Abs(got-min(max(v.Number, step.Least), step.Most)) > (0.5+tolerance)*step.Size:
+			differs(v.Field, "%s %s was measured, %s is stored (half a step is %s)", v.Field, number(v.Number), number(got), number(step.Size/2))
 		}
 	}
 	for _, field := range slices.Sorted(maps.Keys(stored)) {
