@@ -189,7 +189,7 @@ func TestDemoLong(t *testing.T) {
 	const file = "demo.xml"
 	t.Chdir(t.TempDir())
 	_, out, _ = demoOf(t, 0, long(), "--junit", file)
-	if want := "  ... and 54 more lines: in demo.xml, or `testbed demo M4 -o json`\n"; !strings.Contains(out, want) {
+	if want := "  ... and 24 more lines: in demo.xml, or `testbed demo M4 -o json`\n"; !strings.Contains(out, want) {
 		t.Errorf("want %q:\n%s", want, out)
 	}
 }
