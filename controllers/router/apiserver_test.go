@@ -41,10 +41,21 @@ type provider struct {
 	*testing.T
 	ctx    context.Context
 	client client.Client
+	dir    string // with files kubeconfig and key
 	relay  *fakeRelay
 }
 
 func newProvider(t *testing.T, crds ...string) *provider {
+	p := newCluster(t, crds...)
+	p.relay = &fakeRelay{paths: p.served, changed: make(chan struct{}), counts: map[sensor.Key]int64{}}
+	admin := httptest.NewServer(p.relay)
+	t.Cleanup(admin.Close)
+	p.route("http://127.0.0.1:8180", admin.URL)
+	return p
+}
+
+// newCluster is a provider without router and relay.
+func newCluster(t *testing.T, crds ...string) *provider {
 	assets := os.Getenv("TESTBED_ASSETS")
 	if assets == "" {
 		t.Skip("skipped: TESTBED_ASSETS does not point to a folder with etcd and kube-apiserver")
@@ -72,32 +83,36 @@ func newProvider(t *testing.T, crds ...string) *provider {
 	for _, ns := range []string{"fluidos", "consumer-1"} {
 		p.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
 	}
-	p.relay = &fakeRelay{paths: p.served, changed: make(chan struct{}), counts: map[sensor.Key]int64{}}
-	admin := httptest.NewServer(p.relay)
-	t.Cleanup(admin.Close)
-
-	dir := t.TempDir()
-	files := map[string][]byte{"kubeconfig": env.KubeConfig, "key": []byte(capabilityKey + "\n")}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+	p.dir = t.TempDir()
+	for name, content := range map[string][]byte{"kubeconfig": env.KubeConfig, "key": []byte(capabilityKey + "\n")} {
+		if err := os.WriteFile(filepath.Join(p.dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return p
+}
+
+// route starts the router.
+func (p *provider) route(relay, admin string) {
+	p.start("router", func(ctx context.Context, log *slog.Logger) error {
+		return router.Run(ctx, log, func(error) {}, &router.Options{
+			Kubeconfig: filepath.Join(p.dir, "kubeconfig"), Namespace: "fluidos", RelayURL: relay,
+			RelayAdmin: []string{admin}, CapabilityKey: filepath.Join(p.dir, "key"),
+		})
+	})
+}
+
+// start something that runs until the test ends.
+func (p *provider) start(what string, run func(context.Context, *slog.Logger) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() {
-		done <- router.Run(ctx, slog.New(slog.NewTextHandler(t.Output(), nil)), func(error) {}, &router.Options{
-			Kubeconfig: filepath.Join(dir, "kubeconfig"), Namespace: "fluidos", RelayURL: "http://127.0.0.1:8180",
-			RelayAdmin: []string{admin.URL}, CapabilityKey: filepath.Join(dir, "key"),
-		})
-	}()
-	t.Cleanup(func() {
+	go func() { done <- run(ctx, slog.New(slog.NewTextHandler(p.Output(), nil)).With("of", what)) }()
+	p.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
-			t.Errorf("router: %v", err)
+			p.Errorf("%s: %v", what, err)
 		}
 	})
-	return p
 }
 
 func (p *provider) create(o client.Object) {
