@@ -32,11 +32,14 @@ const (
 const (
 	// ruleDeadline bounds how long Rules of an earlier arrangement may stay.
 	ruleDeadline = 20 * time.Second
-	// percentile of L3, and how many readings of a sensor in a row it is of.
+	// percentile of L3, and how many readings of a sensor it is of at least.
 	percentile        = 0.95
 	percentileSamples = 60
-	// percentileExtra is for how many times as many readings a better stretch is waited,
-	// and percentilePatience for how long at least.
+	// late in ms is how much later than the board's own delay a reading may reach the
+	// mapper and still count for L3.
+	late = 5.0
+	// percentileExtra is for how many times as many readings L3 waits where some were
+	// late, and percentilePatience for how long at least.
 	percentileExtra    = 2
 	percentilePatience = 30 * time.Second
 )
@@ -170,16 +173,14 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 	if _, err := s.observe(ctx, judged, s.began, percentileSamples); err != nil {
 		return r, err
 	}
-	// A machine that is busy for some seconds makes readings late; so any stretch of
-	// readings counts, and more are waited for while there is no good one.
-	var problems []string
-	worst, samples := 0.0, 0
-	began := time.Now()
+	// What a busy machine hands over late says nothing about a board: it is set aside, and
+	// more readings are waited for.
 	extra := percentilePatience
 	for _, sensor := range judged {
 		extra = max(extra, time.Duration(percentileExtra*percentileSamples/sensor.Rate*float64(time.Second)))
 	}
-	err = poll(ctx, 5*lookEvery, extra+dataDeadline, "what is stored to be read", func(ctx context.Context) (bool, string, error) {
+	prompt, all := map[string][]float64{}, 0
+	err = poll(ctx, 5*lookEvery, extra, fmt.Sprintf("%d readings of each sensor that the machine did not hand over late", percentileSamples), func(ctx context.Context) (bool, string, error) {
 		windows, err := s.reader.windows(judged, s.began, nil)
 		if err != nil {
 			return false, "", err
@@ -188,32 +189,37 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 		if err != nil {
 			return false, err.Error(), nil
 		}
-		problems, worst, samples = nil, 0, 0
+		all = 0
 		for _, sensor := range judged {
-			var l ledger.Latency
-			if all := ledger.Latencies([]ledger.Window{windows[sensor.UID]}, stored, latencyRounding); len(all) > 0 {
-				l = all[0]
+			prompt[sensor.UID] = nil
+			for _, l := range ledger.Latencies([]ledger.Window{windows[sensor.UID]}, stored, latencyRounding) {
+				all += len(l.Said)
+				for i, said := range l.Said {
+					if said-l.Delays[i] <= late {
+						prompt[sensor.UID] = append(prompt[sensor.UID], said)
+					}
+				}
 			}
-			p95, ok := ledger.LeastPercentile(l.Said, percentileSamples, percentile)
-			if !ok {
-				problems = append(problems, fmt.Sprintf("%s: %d stored readings say what they took, %d are needed", sensor, len(l.Said), percentileSamples))
-				continue
-			}
-			worst, samples = max(worst, p95), samples+len(l.Said)
-			if p95 >= bound {
-				problems = append(problems, fmt.Sprintf("%s declares %s %s and takes %.1f ms, the bound is %g ms (the least p95 of %d of %d readings; of the board's own delays it is %.1f ms)",
-					sensor, sensor.Latency, sensor.LatencyUnit, p95, bound, percentileSamples, len(l.Said), ledger.Percentile(l.Delays, percentile)))
+			if n := len(prompt[sensor.UID]); n < percentileSamples {
+				return false, fmt.Sprintf("%d of %s; all others came more than %g ms later than the board's own delay", n, sensor, late), nil
 			}
 		}
-		return len(problems) == 0 || time.Since(began) >= extra, "", nil
+		return true, "", nil
 	})
 	if err != nil {
-		return r, err
+		return r, fmt.Errorf("not judged: %w", err)
 	}
-	for _, p := range problems {
-		r.problem(p)
+	worst, kept := 0.0, 0
+	for _, sensor := range judged {
+		p95 := ledger.Percentile(prompt[sensor.UID], percentile)
+		worst, kept = max(worst, p95), kept+len(prompt[sensor.UID])
+		if p95 >= bound {
+			r.problem(fmt.Sprintf("%s declares %s %s and takes %.1f ms (p95 of %d readings), the bound is %g ms",
+				sensor, sensor.Latency, sensor.LatencyUnit, p95, len(prompt[sensor.UID]), bound))
+		}
 	}
-	r.Notes = append(r.Notes, fmt.Sprintf("p95 of %d readings in a row is at most %.1f ms, of %d sensors with %d readings; the bound is %g ms", percentileSamples, worst, len(judged), samples, bound))
+	r.Notes = append(r.Notes, fmt.Sprintf("the worst p95 of %d sensors is %.1f ms, the bound %g ms; of %d readings %d were set aside, which the machine handed over more than %g ms late",
+		len(judged), worst, bound, all, all-kept, late))
 	return r.verdict(), nil
 }
 

@@ -719,7 +719,7 @@ func TestAssertionsTellFaultsApart(t *testing.T) {
 			})
 		}, want: fails(everything...)},
 		{name: "a latency that is too small", fault: func(w *world) { w.latency = func(s sample) float64 { return s.delay / 2 } }, want: fails("T2")},
-		{name: "a latency that is too large", fault: func(w *world) { w.latency = func(s sample) float64 { return s.delay + 8 } }, want: fails("T2")},
+		{name: "a latency that is too large", fault: func(w *world) { w.latency = func(s sample) float64 { return s.delay + 4 } }, want: fails("T2")},
 		{name: "slow boards", fault: func(w *world) {
 			for _, s := range w.sensors {
 				w.behaves[s.Board] = 40

@@ -179,16 +179,6 @@ func Latencies(windows []Window, stored []Sample, slack float64) []Latency {
 	return out
 }
 
-// LeastPercentile is the smallest percentile of any n values that follow one another;
-// false for fewer than n.
-func LeastPercentile(values []float64, n int, p float64) (float64, bool) {
-	least := math.Inf(1)
-	for i := n; i <= len(values); i++ {
-		least = min(least, Percentile(values[i-n:i], p))
-	}
-	return least, n > 0 && len(values) >= n
-}
-
 // Percentile is the smallest of some values that at least a share p of them do not
 // exceed; 0 for none.
 func Percentile(values []float64, p float64) float64 {
