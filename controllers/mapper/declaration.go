@@ -124,6 +124,8 @@ type declaration struct {
 	identity
 	parts   []part
 	sensors []nodecore.Characteristics
+	// question is the number of the one that the board was asked for it; see leaf.asks.
+	question uint64
 }
 
 // declare completes what a board announced with what only its mapper knows: uid,

@@ -71,6 +71,7 @@ func (s *session) ask(ctx context.Context, command string, answer func(line stri
 // does not know the command: it echoes it or says nothing. Then the parts of its
 // model stand in, announced is false, and it is to be asked again some time.
 func (s *session) declare(ctx context.Context) (announced bool, err error) {
+	question := s.leaf.asks()
 	for tries := 2; s.console && tries > 0; tries-- {
 		var sensors []v1alpha1.Characteristics
 		var bad error
@@ -95,7 +96,9 @@ func (s *session) declare(ctx context.Context) (announced bool, err error) {
 		switch {
 		case announced:
 			s.announces.Store(true)
-			s.offer(declare(s.board, sensors))
+			d := declare(s.board, sensors)
+			d.question = question
+			s.offer(d)
 			return true, nil
 		case echo:
 			tries = 0
@@ -113,7 +116,9 @@ func (s *session) declare(ctx context.Context) (announced bool, err error) {
 	if s.declared.Load() == nil {
 		s.log.Info("the board does not announce sensors; those of its model are offered", "model", s.board.model)
 	}
-	s.offer(declare(s.board, sensors))
+	d := declare(s.board, sensors)
+	d.question = question
+	s.offer(d)
 	return false, nil
 }
 
@@ -122,10 +127,12 @@ func (s *session) wasTuned() float64 { return math.Float64frombits(s.tuned.Load(
 
 // tune sets the board to the sampling rate that is desired, whenever it has
 // another: after a wish, a reconnection or a restart. A value that the board does
-// not take up is told to users and not tried again in this connection.
+// not take up is told to users and not tried again in this connection. Only what the
+// board declares when it is asked after the write says whether it has taken it up.
 func (s *session) tune(ctx context.Context) error {
 	var tried string // the value that was written last
 	settled := false // the board had it afterwards
+	var asked uint64 // questions of the board when it was written
 	for {
 		s.leaf.mu.Lock()
 		desired, wished := s.leaf.shadow.desired(propertyRate)
@@ -133,6 +140,7 @@ func (s *session) tune(ctx context.Context) error {
 			s.leaf.told = ""
 		}
 		s.leaf.mu.Unlock()
+		answered := s.declared.Load().question > asked
 		hz, err := parseRate(desired)
 		mask, has := s.board.rateFeature()
 		switch {
@@ -144,6 +152,7 @@ func (s *session) tune(ctx context.Context) error {
 			s.leaf.refuse(desired, "the board's rate cannot be set")
 		case sameRate(hz, s.rate()) && (s.announces.Load() || tried == desired):
 			tried, settled = desired, true
+		case tried == desired && !settled && !answered:
 		case tried == desired && !settled:
 			s.leaf.refuse(desired, "the board stays at "+number(s.rate())+" Hz")
 		default:
@@ -155,6 +164,7 @@ func (s *session) tune(ctx context.Context) error {
 				s.leaf.refuse(desired, err.Error())
 			} else {
 				s.log.Info("sampling rate set", "hz", hz)
+				asked = s.leaf.questions()
 				notify(s.changed) // and see whether the board has it
 			}
 		}

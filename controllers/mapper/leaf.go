@@ -79,6 +79,7 @@ type leaf struct {
 	gone     bool            // not ours any more
 	booted   map[string]boot // by characteristic, of one start
 	told     string          // the desired value that was refused, as users were told
+	asked    uint64          // questions for its sensors so far
 }
 
 func newLeaves(node, namespace string, log *slog.Logger) *leaves {
@@ -345,6 +346,21 @@ func (b *leaf) confirm(ctx context.Context) {
 		}
 	})
 	notify(b.of.wake)
+}
+
+// asks counts a question for the board's sensors, and returns its number.
+func (b *leaf) asks() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asked++
+	return b.asked
+}
+
+// questions returns how often the board was asked for its sensors.
+func (b *leaf) questions() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.asked
 }
 
 // unlink says that the board has no connection any more, and why.
