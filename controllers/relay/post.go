@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -112,6 +113,10 @@ func judge(code int) error {
 	return failure{accounts.ReasonAnswersError, answered}
 }
 
+// closedIdle is an error of http.Transport that has no other name: the connection
+// was closed before the request was sent.
+const closedIdle = "http: server closed idle connection"
+
 // failureOf an attempt that got no answer.
 func failureOf(err error) failure {
 	var (
@@ -151,7 +156,7 @@ func failureOf(err error) failure {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failure{accounts.ReasonConnectionRefused, "connection refused"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.HasSuffix(err.Error(), closedIdle):
 		return failure{accounts.ReasonUnreachable, "connection closed without an answer"}
 	case errors.As(err, &errno):
 		return failure{accounts.ReasonUnreachable, errno.Error()}

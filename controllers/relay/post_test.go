@@ -41,6 +41,7 @@ func TestFailureOf(t *testing.T) {
 		{errno(syscall.ETIMEDOUT), accounts.ReasonNoAnswer, "no answer within 5s"},
 		{&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, accounts.ReasonUnreachable, "connection closed without an answer"},
 		{&net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, accounts.ReasonUnreachable, "connection closed without an answer"},
+		{errors.New("http: server closed idle connection"), accounts.ReasonUnreachable, "connection closed without an answer"},
 		{io.EOF, accounts.ReasonUnreachable, "connection closed without an answer"},
 		{fmt.Errorf("transport connection broken: %w", io.ErrUnexpectedEOF), accounts.ReasonUnreachable, "connection closed without an answer"},
 		{context.DeadlineExceeded, accounts.ReasonNoAnswer, "no answer within 5s"},
