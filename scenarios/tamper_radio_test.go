@@ -39,13 +39,9 @@ type mapperRow struct {
 }
 
 var (
-	deliveries    = []string{"M1", "M2", "M3", "M4", "M5", "L1", "L2", "L5"}
-	andTheTruth   = append(slices.Clone(deliveries), "T1")
-	mapperRows    = slices.Concat(valueRows, frameRows, latencyRows)
-	humidityFirst = func(f *bluest.Frame) {
-		swapReadings(f, bluest.Humidity, bluest.Temperature)
-		swapReadings(f, bluest.Pressure, bluest.Temperature) // where there is no humidity
-	}
+	deliveries  = []string{"M1", "M2", "M3", "M4", "M5", "L1", "L2", "L5"}
+	andTheTruth = append(slices.Clone(deliveries), "T1")
+	mapperRows  = slices.Concat(valueRows, frameRows, latencyRows)
 )
 
 // valueRows change what is measured, and nothing else.
@@ -55,7 +51,18 @@ var valueRows = []mapperRow{
 			f.Readings[i].Value *= 1.5
 		}
 	}), want: []string{"T1"}},
-	{name: "two values swapped", alter: decoded(humidityFirst), want: []string{"T1"}},
+	// Temperatures where there are two: others would be told by the mapper's own judgement.
+	{name: "two values swapped", alter: decoded(func(f *bluest.Frame) {
+		other := bluest.Temperature2
+		if _, ok := f.Value(other); !ok {
+			other = bluest.Pressure
+		}
+		x, isX := f.Value(bluest.Temperature)
+		if y, isY := f.Value(other); isX && isY {
+			set(f, bluest.Temperature, y)
+			set(f, other, x)
+		}
+	}), want: []string{"T1"}},
 	{name: "Fahrenheit", alter: decoded(func(f *bluest.Frame) {
 		for i := range f.Readings {
 			if r := &f.Readings[i]; strings.HasPrefix(r.Quantity, bluest.Temperature) {
@@ -150,20 +157,6 @@ func set(f *bluest.Frame, quantity string, value float64) {
 		if f.Readings[i].Quantity == quantity {
 			f.Readings[i].Value = value
 		}
-	}
-}
-
-func swapReadings(f *bluest.Frame, a, b string) {
-	if a == bluest.Pressure {
-		if _, humid := f.Value(bluest.Humidity); humid {
-			return
-		}
-	}
-	x, okA := f.Value(a)
-	y, okB := f.Value(b)
-	if okA && okB {
-		set(f, a, y)
-		set(f, b, x)
 	}
 }
 

@@ -194,39 +194,44 @@ func sortedStreams(m map[ledger.Stream]*Stream) []ledger.Stream {
 }
 
 // judgeT2 compares sensor_latency_ms with what the boards' behaviour drew, in all
-// windows: no sample may say less, and the promptest of each window not much more.
+// windows: no sample may say less, and the promptest of each sensor not much more.
 func judgeT2(ctx context.Context, e *Env) (Result, error) {
 	all, r, err := e.allWindows(ctx, "T2")
 	if err != nil {
 		return r, err
 	}
+	of := map[string]ledger.Latency{} // of all windows, by uid
 	samples := 0
-	least, median := 0.0, 0.0
-	told := map[string]bool{}
 	for _, j := range all {
 		for _, l := range j.latencies {
+			sum, ok := of[l.UID]
+			if !ok {
+				sum = ledger.Latency{UID: l.UID, LeastExcess: l.LeastExcess, MedianExcess: l.MedianExcess}
+			}
+			sum.Samples, sum.Absent, sum.Early = sum.Samples+l.Samples, sum.Absent+l.Absent, append(sum.Early, l.Early...)
+			sum.LeastExcess, sum.MedianExcess = min(sum.LeastExcess, l.LeastExcess), max(sum.MedianExcess, l.MedianExcess)
+			of[l.UID] = sum
 			samples += l.Samples
-			least, median = max(least, l.LeastExcess), max(median, l.MedianExcess)
-			problem := ""
-			switch {
-			case l.Absent > 0:
-				problem = fmt.Sprintf("%d of %d stored samples have no sensor_latency_ms", l.Absent, l.Samples)
-			case len(l.Early) > 0:
-				problem = fmt.Sprintf("%d of %d samples say less than the board's delay before it sent their frame; the worst is %.3f ms less, the first was emitted at %s",
-					len(l.Early), l.Samples, -l.LeastExcess, ledger.Clock(l.Early[0]))
-			case l.LeastExcess > promptly:
-				problem = fmt.Sprintf("even the promptest of %d samples says %.1f ms more than the board's delay; the median is %.1f ms more", l.Samples, l.LeastExcess, l.MedianExcess)
-			}
-			if problem != "" && !told[l.UID] {
-				told[l.UID] = true
-				r.problem(e.label(l.UID) + ": " + problem)
-			}
+		}
+	}
+	least, median := 0.0, 0.0
+	for _, uid := range sortedKeys(of) {
+		l := of[uid]
+		least, median = max(least, l.LeastExcess), max(median, l.MedianExcess)
+		switch {
+		case l.Absent > 0:
+			r.problem(fmt.Sprintf("%s: %d of %d stored samples have no sensor_latency_ms", e.label(uid), l.Absent, l.Samples))
+		case len(l.Early) > 0:
+			r.problem(fmt.Sprintf("%s: %d of %d samples say less than the board's delay before it sent their frame; the worst is %.3f ms less, the first was emitted at %s",
+				e.label(uid), len(l.Early), l.Samples, -l.LeastExcess, ledger.Clock(l.Early[0])))
+		case l.LeastExcess > promptly:
+			r.problem(fmt.Sprintf("%s: even the promptest of %d samples says %.1f ms more than the board's delay", e.label(uid), l.Samples, l.LeastExcess))
 		}
 	}
 	if samples == 0 {
 		return r, errors.New("not judged: nothing is stored that says what it took")
 	}
-	r.Notes = append(r.Notes, fmt.Sprintf("%d samples; beyond the boards' delay at most %.2f ms for the promptest and %.2f ms in the median of a sensor", samples, least, median))
+	r.Notes = append(r.Notes, fmt.Sprintf("%d samples; beyond the boards' delay at most %.2f ms for the promptest of a sensor, and %.2f ms in the median of a window", samples, least, median))
 	return r.verdict(), nil
 }
 
