@@ -29,8 +29,9 @@ const maxWait = 30 * time.Second
 // or the time is over. The revision, an opaque text, changes when the relay
 // syncs, when it takes up a DataPath, a generation or another set of sensors,
 // when it begins to stop, when samples arrive and when an endpoint begins or
-// ceases to take samples, for the last two at most every 100 ms. That an endpoint
-// is failing may be in an account before the revision tells: time makes it so.
+// ceases to take samples, for the last two at most every 100 ms. An account
+// may say that an endpoint is failing, or no longer is, before the revision
+// changes: the passing of time alone decides some of it.
 func (r *Relay) Admin() http.Handler {
 	mux := http.NewServeMux()
 	token := []byte("Bearer " + sensor.AdminToken(r.cfg.Key))

@@ -137,7 +137,7 @@ func (e *endpoint) account() accounts.Endpoint {
 	a := accounts.Endpoint{
 		Name: e.name, URL: e.url, Accepted: e.accepted, Delivered: e.delivered,
 		Queued: int64(e.waiting.len() + e.inFlight), Dropped: maps.Clone(e.dropped),
-		LastDelivery: e.health.lastDelivery, LastError: e.health.attempt.text,
+		LastDelivery: e.health.lastDelivery, LastError: e.health.cause.text,
 	}
 	if f, since := e.health.failing(e.clock.Now()); f.reason != "" {
 		a.FailingSince, a.Reason, a.LastError = since, f.reason, f.text
@@ -218,9 +218,7 @@ func (e *endpoint) deliver(ctx context.Context, transport http.RoundTripper, bat
 			todo = append(todo, lines[half:], lines[:half])
 		}
 	}
-	if whole {
-		e.tookBatch(last)
-	}
+	e.endBatch(last, whole)
 }
 
 // target is where one attempt goes, and for which generation of the DataPath.
@@ -238,7 +236,7 @@ func (e *endpoint) postUntilSettled(ctx context.Context, transport http.RoundTri
 		err := post(ctx, transport, to.url, body)
 		var f failure
 		if settled := !errors.As(err, &f) || f.reason == accounts.ReasonRefusesSamples; settled {
-			e.endAttempts(to)
+			e.endBody(to)
 			return to, err
 		}
 		if ctx.Err() != nil {

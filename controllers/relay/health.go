@@ -26,15 +26,21 @@ type health struct {
 	// lastDelivery is when a whole batch of the present generation was taken.
 	lastDelivery time.Time
 
-	// attempting is when the body that is posted now was first posted to this URL;
-	// zero between two bodies.
-	attempting time.Time
-	attempt    failure   // of this body, none before the first
-	attemptAt  time.Time // since when attempt is shown
-	reported   bool      // news of this body's failing was given
+	// posting is when the body in flight was first posted to this URL; zero between
+	// two bodies.
+	posting  time.Time
+	cause    failure   // why an attempt with this body failed; none before the first
+	causeAt  time.Time // when cause was set
+	reported bool      // news was given that this body is not taken
+
+	// stuckSince is when a body of the batch in flight was first posted that was not
+	// taken for failingAfter; zero if there was none. It counts until the last body
+	// of the batch is settled: before, nothing better is known.
+	stuckSince time.Time
+	stuck      failure
 
 	// refusedSince is when samples were first refused, and refusedLast when they
-	// last were; zero if none were, or that is over.
+	// last were; zero if none were.
 	refusedSince, refusedLast time.Time
 	refusal                   failure
 	tookSince                 bool // a whole batch was taken after refusedLast
@@ -43,21 +49,29 @@ type health struct {
 // failing returns why the endpoint does not take samples and since when; a
 // failure without a reason means that nothing is known to be wrong.
 func (h *health) failing(now time.Time) (failure, time.Time) {
+	since := h.posting
+	if !h.stuckSince.IsZero() {
+		since = h.stuckSince
+	}
 	switch {
-	case h.attemptFails(now) && h.attempt.reason == "":
-		return noAnswer, h.attempting
-	case h.attemptFails(now):
-		return h.attempt, h.attempting
+	case h.waits(now) && h.cause.reason == "":
+		return noAnswer, since
+	case h.waits(now):
+		return h.cause, since
+	case !h.stuckSince.IsZero():
+		return h.stuck, since
 	case h.refuses(now):
 		return h.refusal, h.refusedSince
 	}
 	return failure{}, time.Time{}
 }
 
-func (h *health) attemptFails(now time.Time) bool {
-	return !h.attempting.IsZero() && now.Sub(h.attempting) >= failingAfter
+// waits is true if the body in flight was not taken for too long.
+func (h *health) waits(now time.Time) bool {
+	return !h.posting.IsZero() && now.Sub(h.posting) >= failingAfter
 }
 
+// refuses is true while a refusal counts.
 func (h *health) refuses(now time.Time) bool {
 	return !h.refusedSince.IsZero() && !(h.tookSince && now.Sub(h.refusedLast) >= failingAfter)
 }
@@ -67,76 +81,70 @@ func (h *health) refuses(now time.Time) bool {
 func (e *endpoint) beginAttempt() (target, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.health.attempting.IsZero() {
-		e.health.attempting = e.clock.Now()
+	if e.health.posting.IsZero() {
+		e.health.posting = e.clock.Now()
 	}
 	return target{e.url, e.generation}, e.urlChanged
 }
 
-// failedAttempt takes note of an attempt after which the same body is posted
-// again.
+// failedAttempt records an attempt after which the same body is posted again.
 func (e *endpoint) failedAttempt(to target, f failure) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if to.url != e.url {
-		return
-	}
-	h, now := &e.health, e.clock.Now()
-	if h.attempt.reason == "" || now.Sub(h.attemptAt) >= causeEvery {
-		h.attempt, h.attemptAt = f, now
-	}
-	if h.attemptFails(now) && !h.reported {
-		h.reported = true
-		signal(e.news)
-	}
+	e.record(to, func(h *health, now time.Time) {
+		if h.cause.reason == "" || now.Sub(h.causeAt) >= causeEvery {
+			h.cause, h.causeAt = f, now
+		}
+		if h.waits(now) && !h.reported {
+			h.reported = true
+			signal(e.news)
+		}
+	})
 }
 
-// endAttempts takes note that a body was taken or refused.
-func (e *endpoint) endAttempts(to target) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if to.url != e.url {
-		return
-	}
-	h := &e.health
-	if h.attemptFails(e.clock.Now()) {
-		signal(e.news)
-	}
-	h.attempting, h.attempt, h.reported = time.Time{}, failure{}, false
+// endBody records that a body was taken, or refused as a whole.
+func (e *endpoint) endBody(to target) {
+	e.record(to, func(h *health, now time.Time) {
+		if h.waits(now) {
+			h.stuck, h.stuckSince = h.failing(now)
+		}
+		h.posting, h.cause, h.reported = time.Time{}, failure{}, false
+	})
 }
 
-// refused takes note of a line that was dropped because the endpoint refused it.
+// refused records a line that was dropped because the endpoint refused it.
 func (e *endpoint) refused(to target, f failure) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if to.url != e.url {
-		return
-	}
-	h, now := &e.health, e.clock.Now()
-	if !h.refuses(now) {
-		h.refusedSince, h.refusal = now, f
-		signal(e.news)
-	}
-	h.refusedLast, h.tookSince = now, false
+	e.record(to, func(h *health, now time.Time) {
+		if !h.refuses(now) {
+			h.refusedSince, h.refusal = now, f
+			signal(e.news)
+		}
+		h.refusedLast, h.tookSince = now, false
+	})
 }
 
-// tookBatch takes note of a batch of which no line was dropped. It counts for
-// this generation only if its last attempt was made for it.
-func (e *endpoint) tookBatch(to target) {
+// endBatch records that all lines of a batch are settled, and whether none was
+// refused. It counts as a delivery of this generation only if its last attempt was
+// made for it.
+func (e *endpoint) endBatch(to target, whole bool) {
+	e.record(to, func(h *health, now time.Time) {
+		if !h.stuckSince.IsZero() || whole && to.generation == e.generation && h.lastDelivery.IsZero() {
+			signal(e.news)
+		}
+		h.stuck, h.stuckSince = failure{}, time.Time{}
+		h.tookSince = h.tookSince || whole
+		if whole && to.generation == e.generation {
+			h.lastDelivery = now
+		}
+	})
+}
+
+// record changes the health by what an attempt showed, unless the endpoint has
+// another URL since.
+func (e *endpoint) record(to target, change func(*health, time.Time)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if to.url != e.url {
-		return
+	if to.url == e.url {
+		change(&e.health, e.clock.Now())
 	}
-	h := &e.health
-	h.tookSince = true
-	if to.generation != e.generation {
-		return
-	}
-	if h.lastDelivery.IsZero() {
-		signal(e.news)
-	}
-	h.lastDelivery = e.clock.Now()
 }
 
 // noAnswer is the failure of an attempt that is still waiting, and of one that

@@ -388,6 +388,57 @@ func TestEndpointTakesHalves(t *testing.T) {
 	}
 }
 
+// An endpoint that failed is not known to take samples before its batch is settled:
+// parts that it takes or refuses say nothing of the rest.
+func TestEndpointSettles(t *testing.T) {
+	for _, last := range []int{204, 400} {
+		t.Run(fmt.Sprint(last), func(t *testing.T) {
+			var broken atomic.Bool
+			entered, release := make(chan struct{}, 10), make(chan struct{})
+			s := newSink(t, func(req *http.Request, body string) int {
+				switch {
+				case strings.Contains(body, "seq=1i"):
+					return 204
+				case broken.Load():
+					return 500
+				case strings.Count(body, "\n") > 1:
+					return 400
+				case strings.Contains(body, "seq=3i"):
+					entered <- struct{}{}
+					select {
+					case <-release:
+					case <-req.Context().Done():
+					}
+					return last
+				}
+				return 204
+			})
+			c := newClocked(t, s.URL)
+			c.sample()
+			c.untilHealth(0, 0, "", true)
+			broken.Store(true)
+			c.send("d1", lines("d1", 2, 3))
+			e := c.untilHealth(0, time.Second, accounts.ReasonAnswersError, true)
+			broken.Store(false)
+			c.until(func() string {
+				select {
+				case <-entered:
+					return ""
+				default:
+					c.clock.Step(time.Second)
+					return "the last line was not posted"
+				}
+			})
+			if now := c.endpoint(0, 0); now.Delivered != 2 || now.Reason != e.Reason || !now.FailingSince.Equal(e.FailingSince) || now.LastError != e.LastError {
+				t.Errorf("%+v while the last line is posted, want it failing as in %+v", now, e)
+			}
+			close(release)
+			want := map[int]string{204: "", 400: accounts.ReasonRefusesSamples}[last]
+			c.untilHealth(0, 0, want, true)
+		})
+	}
+}
+
 // A generation and a URL must earn their delivery; what is wrong with a URL stays
 // known as long as the URL.
 func TestEndpointGeneration(t *testing.T) {

@@ -50,20 +50,20 @@ func newTransport() *http.Transport {
 // standard logger's output: http.Transport quotes it there, and has no setting
 // against that.
 func hideUnsolicited() {
-	if _, hidden := log.Writer().(solicited); !hidden {
-		log.SetOutput(solicited{log.Writer()})
+	if _, hidden := log.Writer().(unsolicitedFilter); !hidden {
+		log.SetOutput(unsolicitedFilter{log.Writer()})
 	}
 }
 
-// solicited leaves out the messages of http.Transport about bytes that no request
-// asked for.
-type solicited struct{ io.Writer }
+// unsolicitedFilter drops the messages of http.Transport about bytes that belong to
+// no answer.
+type unsolicitedFilter struct{ io.Writer }
 
-func (s solicited) Write(line []byte) (int, error) {
+func (f unsolicitedFilter) Write(line []byte) (int, error) {
 	if bytes.Contains(line, []byte("Unsolicited response received on idle HTTP channel")) {
 		return len(line), nil
 	}
-	return s.Writer.Write(line)
+	return f.Writer.Write(line)
 }
 
 // post a body once. It returns nil if the endpoint took it, and else a failure.

@@ -20,7 +20,7 @@ var endpointReasons = []string{
 	accounts.ReasonNoAnswer, accounts.ReasonRedirects, accounts.ReasonAnswersError, accounts.ReasonRefusesSamples,
 }
 
-// health is the last that a relay said of an endpoint: that it took its last
+// health is what a relay last reported of an endpoint: that it took its last
 // batch, or why not.
 type health struct {
 	failingSince time.Time // zero if it took its last batch
@@ -32,25 +32,27 @@ func (h health) fails() bool { return !h.failingSince.IsZero() }
 // healthKey is an endpoint of one DataPath, as one relay sees it.
 type healthKey struct{ relay, endpoint string }
 
-// endpointHealth remembers what is known of a DataPath's endpoints for one
-// generation: what a relay said of an endpoint last stays, whether the relay then
-// has no samples for it, does not answer, or restarted and posted nothing yet. A
-// new generation begins without knowledge, so that its delivery must be earned.
+// endpointHealth is what is known of a DataPath's endpoints, for one generation.
 //
-// A new router learns it from the relays. What they do not tell because they
-// restarted too, it takes from the status: an endpoint of a DataPath that was
-// Delivering is trusted until something speaks against it, and a condition that
-// was not True stays as it is until the first relay tells.
+// What a relay reported of an endpoint last stays valid while the relay reports
+// nothing: while it has no samples for the endpoint, does not answer, or has
+// restarted and not posted yet. A new generation begins with nothing known, so
+// that its delivery must be earned.
+//
+// A new router learns it from the relays. What they do not report because they
+// restarted too, it takes from the status: the endpoints of a DataPath that was
+// Delivering are presumed to take samples until a relay reports otherwise, and a
+// condition that was not True stays as it is until the first report.
 type endpointHealth struct {
-	said map[healthKey]health
-	// trusted: the status said Delivering of this generation when this planner
-	// first saw it.
-	trusted bool
+	reported map[healthKey]health
+	// presumed is true if the status said Delivering of this generation when this
+	// planner first saw it.
+	presumed bool
 }
 
 func newEndpointHealth(dp *sensors.DataPath) endpointHealth {
 	c := conditionOf(dp.Status, sensors.ConditionDelivering, dp.Generation)
-	return endpointHealth{said: map[healthKey]health{}, trusted: c != nil && c.Status == metav1.ConditionTrue}
+	return endpointHealth{reported: map[healthKey]health{}, presumed: c != nil && c.Status == metav1.ConditionTrue}
 }
 
 // conditionOf a generation, or nil.
@@ -62,8 +64,8 @@ func conditionOf(st sensors.DataPathStatus, name string, generation int64) *meta
 	return c
 }
 
-// hear takes note of what the relays say of the endpoints of this generation.
-func (eh endpointHealth) hear(relays []replica, dp *sensors.DataPath) {
+// observe records what the relays report of the endpoints of this generation.
+func (eh endpointHealth) observe(relays []replica, dp *sensors.DataPath) {
 	for _, r := range relays {
 		if r.accounts == nil {
 			continue
@@ -81,21 +83,21 @@ func (eh endpointHealth) hear(relays []replica, dp *sensors.DataPath) {
 					if !slices.Contains(endpointReasons, h.reason) {
 						h.reason = reasonEndpointFailing
 					}
-					eh.said[key] = h
+					eh.reported[key] = h
 				case !e.LastDelivery.IsZero():
-					eh.said[key] = health{}
+					eh.reported[key] = health{}
 				}
 			}
 		}
 	}
 }
 
-// of an endpoint: it fails if it does for one relay, since the earliest time. It
-// is not known if no relay has posted to it yet.
-func (eh endpointHealth) of(relays []replica, endpoint string) (worst health, known bool) {
-	known = eh.trusted
+// combined is the health of an endpoint over all relays: it fails if it does for
+// one of them, since the earliest time. It is not known if none has posted to it.
+func (eh endpointHealth) combined(relays []replica, endpoint string) (worst health, known bool) {
+	known = eh.presumed
 	for _, r := range relays {
-		h, ok := eh.said[healthKey{r.url, endpoint}]
+		h, ok := eh.reported[healthKey{r.url, endpoint}]
 		known = known || ok
 		if h.fails() && (!worst.fails() || h.failingSince.Before(worst.failingSince)) {
 			worst = h
@@ -104,19 +106,19 @@ func (eh endpointHealth) of(relays []replica, endpoint string) (worst health, kn
 	return worst, known
 }
 
-// nothing is known of any endpoint.
-func (eh endpointHealth) nothing() bool { return len(eh.said) == 0 && !eh.trusted }
+// empty is true if nothing is known of any endpoint.
+func (eh endpointHealth) empty() bool { return len(eh.reported) == 0 && !eh.presumed }
 
 // delivering judges the condition Delivering. before is the one that this
 // generation has already, or nil.
 func (eh endpointHealth) delivering(relays []replica, dp *sensors.DataPath, before *metav1.Condition) metav1.Condition {
-	if before != nil && eh.nothing() {
+	if before != nil && eh.empty() {
 		return *before
 	}
 	var failing, awaited []string
 	reason := reasonNothingDelivered
 	for _, e := range dp.Spec.Endpoints {
-		switch h, known := eh.of(relays, e.Name); {
+		switch h, known := eh.combined(relays, e.Name); {
 		case !known:
 			awaited = append(awaited, e.Name)
 		case h.fails():

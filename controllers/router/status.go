@@ -150,7 +150,7 @@ func (p *planner) planStatuses(w world, selections []selection, waits map[sensor
 			base = *m.written
 		}
 		next := *base.DeepCopy()
-		m.health.hear(w.relays, s.path)
+		m.health.observe(w.relays, s.path)
 		ready := p.judge(w, s, m, waits, &next)
 		p.total(w, s, m, base, &next)
 		unready = unready || ready != reasonServed && ready != reasonNoSensors && ready != reasonInvalid
@@ -327,7 +327,7 @@ func (p *planner) total(w world, s selection, m *pathMemory, base sensors.DataPa
 	}
 	// As with the condition Delivering, what an earlier router wrote stays while
 	// nothing is known.
-	keepHealth := m.health.nothing() && conditionOf(base, sensors.ConditionDelivering, s.path.Generation) != nil
+	keepHealth := m.health.empty() && conditionOf(base, sensors.ConditionDelivering, s.path.Generation) != nil
 	sums := map[string]*sensors.EndpointStatus{}
 	for _, r := range w.relays {
 		if r.accounts == nil {
@@ -369,7 +369,7 @@ func (p *planner) total(w world, s selection, m *pathMemory, base sensors.DataPa
 			e = old
 		}
 		e.FailingSince = nil
-		if h, _ := m.health.of(w.relays, spec.Name); h.fails() {
+		if h, _ := m.health.combined(w.relays, spec.Name); h.fails() {
 			since := metav1.NewTime(h.failingSince).Rfc3339Copy()
 			e.FailingSince, e.LastError = &since, h.text
 		} else if keepHealth {
