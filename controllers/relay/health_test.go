@@ -137,11 +137,18 @@ func readRequest(conn net.Conn) bool {
 	return true
 }
 
+// closedPort returns the URL of a port that nothing listens on, nor can until the
+// test ends: it is the near end of a connection.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	s := httptest.NewServer(nil)
-	defer s.Close()
-	return s.URL
+	t.Cleanup(s.Close)
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return "http://" + conn.LocalAddr().String()
 }
 
 func answering(t *testing.T, code int) string {

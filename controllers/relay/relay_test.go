@@ -521,11 +521,9 @@ func TestRetry(t *testing.T) {
 
 // What waits for an endpoint goes to its new URL, on the same account.
 func TestURLChange(t *testing.T) {
-	dead := httptest.NewServer(nil)
-	dead.Close()
 	s := newSink(t, nil)
 	b := newBed(t, relay.Config{}).start()
-	p := path("p", dead.URL)
+	p := path("p", closedPort(t))
 	flavors := []nodecore.Flavor{flavor("d1", "12")}
 	b.Set([]sensors.DataPath{p}, flavors)
 	b.send("d1", lines("d1", 1, 3))
