@@ -30,6 +30,7 @@ import (
 	devices "github.com/fluidos-edge/testbed/controllers/api/devices/v1beta1"
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
+	"github.com/fluidos-edge/testbed/controllers/sensor"
 	"github.com/fluidos-edge/testbed/scenarios/boards"
 	"github.com/fluidos-edge/testbed/scenarios/ledger"
 	"github.com/fluidos-edge/testbed/scenarios/sink"
@@ -114,25 +115,34 @@ type symptoms struct {
 	event, over string
 	// state of the DeviceStatus while it lasts; "" if it does not tell.
 	state string
-	// available: the board's Flavors stay so; else the DataPath says so with this reason.
+	// available: the board's Flavors stay so; else the DataPath says so with this reason,
+	// and why is in its Flavors' annotation and, unless the DataPath has lost its sensors,
+	// in the DataPath's message.
 	available bool
 	reason    string
+	why       string
 	// twin is a property whose reported value tells, and value what it is.
 	twin  string
 	value func(float64) bool
 }
 
 var allSymptoms = []symptoms{
-	{fault: topology.Fault{Kind: topology.FaultSilence}, event: "BoardSilent", over: "BoardRecovered", state: devices.StateUnhealthy},
-	{fault: topology.Fault{Kind: topology.FaultStuck, Part: "hts221"}, event: "ValueStuck", over: "BoardRecovered", state: devices.StateUnhealthy},
-	{fault: topology.Fault{Kind: topology.FaultDrift, Part: "stts751", Slope: 300}, event: "ReadingsDisagree", over: "BoardRecovered", state: devices.StateUnhealthy},
-	{fault: topology.Fault{Kind: topology.FaultGarbage}, event: "GarbageFrames", over: "BoardRecovered", state: devices.StateUnhealthy},
+	{fault: topology.Fault{Kind: topology.FaultSilence}, event: "BoardSilent", over: "BoardRecovered", state: devices.StateUnhealthy,
+		why: "BoardSilent: connected, but no frame for"},
+	{fault: topology.Fault{Kind: topology.FaultStuck, Part: "hts221"}, event: "ValueStuck", over: "BoardRecovered", state: devices.StateUnhealthy,
+		why: "ValueStuck: the same values of hts221"},
+	{fault: topology.Fault{Kind: topology.FaultDrift, Part: "stts751", Slope: 300}, event: "ReadingsDisagree", over: "BoardRecovered", state: devices.StateUnhealthy,
+		why: "ReadingsDisagree: "},
+	{fault: topology.Fault{Kind: topology.FaultGarbage}, event: "GarbageFrames", over: "BoardRecovered", state: devices.StateUnhealthy,
+		why: "GarbageFrames: "},
 	{fault: topology.Fault{Kind: topology.FaultBatteryLow}, event: "BatteryLow", available: true, state: devices.StateOnline,
 		twin: "battery-level", value: func(v float64) bool { return v < 10 }},
 	{fault: topology.Fault{Kind: topology.FaultReboot}, event: "BoardRestarted", available: true},
 	// With the id of another board its sensors are others: a DataPath that asked for them by uid has none.
-	{fault: topology.Fault{Kind: topology.FaultClone, Of: "steady-2"}, event: "DuplicateBoardID", reason: "NoSensors"},
-	{fault: topology.Fault{Kind: topology.FaultOutOfRange}, event: "BoardLost", over: "BoardRecovered", state: devices.StateOffline},
+	{fault: topology.Fault{Kind: topology.FaultClone, Of: "steady-2"}, event: "DuplicateBoardID", reason: "NoSensors",
+		why: "DuplicateBoardID: "},
+	{fault: topology.Fault{Kind: topology.FaultOutOfRange}, event: "BoardLost", over: "BoardRecovered", state: devices.StateOffline,
+		why: "BoardLost: "},
 }
 
 // faults befall a board each, all at a time: so each must show on its own board and on
@@ -217,6 +227,11 @@ func (p *leafBench) suffer(ctx context.Context, t *testing.T, b leafBoard, s sym
 		if fail(p.see(ctx, "no Flavor of it to be available", func() (bool, string) { return p.available(ctx, b, false) })) ||
 			fail(p.see(ctx, "its DataPath to say so", func() (bool, string) {
 				return p.condition(ctx, b, metav1.ConditionFalse, cmp.Or(s.reason, "SensorUnavailable"))
+			})) ||
+			fail(p.see(ctx, "its Flavors to say why: "+s.why, func() (bool, string) { return p.unavailable(ctx, b, s.why) })) ||
+			s.reason == "" && fail(p.see(ctx, "its DataPath to say why: "+s.why, func() (bool, string) {
+				_, text := p.condition(ctx, b, metav1.ConditionFalse, "")
+				return strings.Contains(text, s.why), text
 			})) {
 			return
 		}
@@ -230,7 +245,8 @@ func (p *leafBench) suffer(ctx context.Context, t *testing.T, b leafBoard, s sym
 	if fail(p.see(ctx, "state online again", func() (bool, string) {
 		st, text := p.deviceStatus(ctx, b)
 		return st.Status.State == devices.StateOnline, text
-	})) || fail(p.see(ctx, "its Flavors to be available again", func() (bool, string) { return p.available(ctx, b, true) })) {
+	})) || fail(p.see(ctx, "its Flavors to be available again", func() (bool, string) { return p.available(ctx, b, true) })) ||
+		fail(p.see(ctx, "nothing to be said of it any more", func() (bool, string) { return p.unavailable(ctx, b, "") })) {
 		return
 	}
 	fail(p.see(ctx, "its DataPath to be Ready again", func() (bool, string) { return p.condition(ctx, b, metav1.ConditionTrue, "") }))
@@ -412,6 +428,27 @@ func (p *leafBench) available(ctx context.Context, b leafBoard, want bool) (bool
 		}
 	}
 	return len(flavors) > 0 && (want && n == len(flavors) || !want && n == 0), fmt.Sprintf("%d of %d Flavors are available", n, len(flavors))
+}
+
+// unavailable tells whether all Flavors of a board say why they are not available, with a
+// text in it; "" means that neither they nor the Device say anything.
+func (p *leafBench) unavailable(ctx context.Context, b leafBoard, why string) (bool, string) {
+	flavors, err := p.flavors(ctx, b)
+	if err != nil {
+		return false, err.Error()
+	}
+	var d devices.Device
+	if err := p.admin.Get(ctx, client.ObjectKey{Namespace: p.provider.Namespace, Name: b.device}, &d); err != nil {
+		return false, err.Error()
+	}
+	said := []string{d.Annotations[devices.AnnotationProblem]}
+	ok := why != "" || said[0] == ""
+	for _, f := range flavors {
+		text := f.Annotations[sensor.AnnotationUnavailable]
+		ok = ok && (why == "" && text == "" || why != "" && strings.Contains(text, why))
+		said = append(said, text)
+	}
+	return ok && len(flavors) > 0, fmt.Sprintf("Device and Flavors say %q", said)
 }
 
 func (p *leafBench) deviceStatus(ctx context.Context, b leafBoard) (devices.DeviceStatus, string) {

@@ -72,6 +72,23 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
+// TestIsolation shows the last part of TestScenarios alone, on an attached testbed.
+func TestIsolation(t *testing.T) {
+	if *attach == "" {
+		t.Skip("TestScenarios does the same on a testbed of its own: add -testbed to have it on that one")
+	}
+	status, err := testbed.Describe(t.Context(), testbed.Options{Name: *attach})
+	if err != nil {
+		t.Fatalf("%v; `bin/testbed up --name %s` brings it up", err, *attach)
+	}
+	if len(status.Consumers) < 2 {
+		t.Skip("testbed " + *attach + " has only one consumer")
+	}
+	ctx, cancel := withDeadline(t)
+	defer cancel()
+	env.New().WithContext(ctx).Test(t, isolation(status))
+}
+
 // withDeadline leaves time to remove things before the test binary is killed.
 func withDeadline(t *testing.T) (context.Context, context.CancelFunc) {
 	if d, ok := t.Deadline(); ok {

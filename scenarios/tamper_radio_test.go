@@ -358,6 +358,7 @@ func TestTamperAttached(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	env.Patience = 2 * time.Second
 	ctx, cancel := withDeadline(t)
 	defer cancel()
 	tp := tapRadios(t, status)
