@@ -73,8 +73,8 @@ func (w *wish) condition(name string) (metav1.Condition, bool) {
 	return *c, true
 }
 
-// served: all that it should select arrives at the relay; or, if that is
-// nothing, its status says so.
+// served: the data of all that it should select arrives at its endpoints; or, if that
+// is nothing, its status says so.
 func (w *wish) served() bool {
 	matched, ok := w.condition(sensors.ConditionMatched)
 	if len(w.want) == 0 {

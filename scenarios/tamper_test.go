@@ -254,7 +254,7 @@ func newLab(t *testing.T) *lab {
 	if l.env, err = scenarios.NewEnv(l.status); err != nil {
 		t.Fatal(err)
 	}
-	l.env.Patience, l.env.LeaveGrace = time.Second, time.Second
+	l.env.Samples, l.env.Patience, l.env.LeaveGrace = 14, time.Second, 500*time.Millisecond // two of seven
 	l.elsewhere = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusNoContent)
