@@ -37,7 +37,7 @@ const (
 	percentileSamples = 60
 	// late in ms is how much later than the board's own delay a reading may reach the
 	// mapper and still count for L3.
-	late = 5.0
+	late = 6.0
 	// percentileExtra is for how many times as many readings L3 waits where some were
 	// late, and percentilePatience for how long at least.
 	percentileExtra    = 2
