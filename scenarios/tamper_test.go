@@ -215,13 +215,14 @@ func swap(p *proxy, s parcel) []parcel {
 }
 
 // withReadings is a line with the readings of another: what a line has between
-// its first space and its epoch.
+// its first space and its latency.
 func withReadings(line, other string) string {
+	const latency = ",sensor_latency_ms="
 	head, rest, _ := strings.Cut(line, " ")
-	_, tail, _ := strings.Cut(rest, ",epoch=")
+	_, tail, _ := strings.Cut(rest, latency)
 	_, rest, _ = strings.Cut(other, " ")
-	readings, _, _ := strings.Cut(rest, ",epoch=")
-	return head + " " + readings + ",epoch=" + tail
+	readings, _, _ := strings.Cut(rest, latency)
+	return head + " " + readings + latency + tail
 }
 
 func allNodes(_ *devices.Device, all []corev1.Node) []string {
