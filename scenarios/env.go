@@ -57,7 +57,7 @@ type Env struct {
 	session *session
 	failed  map[string]error // sessions that could not be had in this run, by key
 	judged  []judged         // all windows of this run
-	unheard []string         // why boards were not asked
+	unheard []string         // what went wrong with boards before anything was judged
 }
 
 // Consumer is one consumer's sink.
@@ -190,6 +190,9 @@ func (e *Env) begin(ctx context.Context) {
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // never fails
 	e.Run, e.failed, e.judged, e.unheard = hex.EncodeToString(id), map[string]error{}, nil, nil
+	if err := e.undoKilledRun(ctx); err != nil {
+		e.unheard = append(e.unheard, err.Error())
+	}
 	e.askBoards(ctx)
 }
 

@@ -14,7 +14,6 @@ import (
 	nodecore "github.com/fluidos-edge/testbed/controllers/api/nodecore/v1alpha1"
 	rules "github.com/fluidos-edge/testbed/controllers/api/rules/v1"
 	sensors "github.com/fluidos-edge/testbed/controllers/api/sensors/v1alpha1"
-	"github.com/fluidos-edge/testbed/scenarios/boards"
 	"github.com/fluidos-edge/testbed/scenarios/ledger"
 )
 
@@ -161,6 +160,9 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 	for _, sensor := range judged {
 		r.Expected.Sensors = append(r.Expected.Sensors, e.sensorName(sensor.UID))
 	}
+	if len(judged) == 0 {
+		return r, errors.New("not judged: L1 has no sensor")
+	}
 	r.Observed.Sensors = r.Expected.Sensors
 	// What was stored of them anywhere: another DataPath has their data, too.
 	var everywhere []string
@@ -224,8 +226,8 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 }
 
 // judgeL5 sets what a board of L1's set declares above L1's bound, and back.
-func judgeL5(ctx context.Context, e *Env) (Result, error) {
-	r := Result{since: time.Now()}
+func judgeL5(ctx context.Context, e *Env) (r Result, err error) {
+	r.since = time.Now()
 	s, at, err := e.latencyFilter(ctx, partL1)
 	if err != nil {
 		return r, err
@@ -243,34 +245,26 @@ func judgeL5(ctx context.Context, e *Env) (Result, error) {
 		return r, skipped("the boards cannot be told to declare something else")
 	}
 	before := time.Now()
-	set := func(ctx context.Context, latency, unit string) error {
-		return control.Declare(ctx, victim.Board, victim.Part, boards.Declared{Latency: &latency, LatencyUnit: &unit})
-	}
-	restore := func() error {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeDeadline)
-		defer cancel()
-		if err := set(end, victim.Latency, victim.LatencyUnit); err != nil {
-			return fmt.Errorf("%s still declares %s: %w", victim, between, err)
-		}
-		return nil
-	}
-	if err := set(ctx, fmt.Sprint(between.Milliseconds()), "ms"); err != nil {
+	undo, err := e.change(ctx, control, victim, fmt.Sprint(between.Milliseconds()), "ms")
+	if err != nil {
 		return r, err
+	}
+	l1 := s.named(partL1, "")
+	selected := func(but string) { // what L1 should select
+		for _, w := range l1 {
+			w.want = where(e.Sensors, func(o Sensor) bool { return o.Provider == w.provider && o.filtered(lowBound) && o.UID != but })
+		}
 	}
 	restored := false
 	defer func() {
 		if !restored {
-			if err := restore(); err != nil {
-				r.problem(err.Error())
-			}
+			selected("")
+			err = errors.Join(err, undo())
 		}
 	}()
 
 	// It leaves L1's set, and after the grace no data of it goes there.
-	l1 := s.named(partL1, "")
-	for _, w := range l1 {
-		w.want = slices.DeleteFunc(slices.Clone(w.want), func(o Sensor) bool { return o.UID == victim.UID })
-	}
+	selected(victim.UID)
 	if err := e.await(ctx, l1); err != nil {
 		return r, fmt.Errorf("after %s declares %s: %w", victim, between, err)
 	}
@@ -291,14 +285,12 @@ func judgeL5(ctx context.Context, e *Env) (Result, error) {
 	r.take(e, j, func(ledger.Account) bool { return true })
 
 	// It returns, and its data follows.
-	if err := restore(); err != nil {
+	restored = true
+	if err := undo(); err != nil {
 		return r, err
 	}
-	restored = true
 	asked := time.Now()
-	for _, w := range l1 {
-		w.want = where(e.Sensors, func(o Sensor) bool { return o.Provider == w.provider && o.filtered(lowBound) })
-	}
+	selected("")
 	if err := e.await(ctx, l1); err != nil {
 		return r, fmt.Errorf("after %s declares %s %s again: %w", victim, victim.Latency, victim.LatencyUnit, err)
 	}

@@ -3,7 +3,9 @@ package scenarios_test
 import (
 	stdcmp "cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -949,6 +951,33 @@ func TestInterruptedRunSetsBoardsBack(t *testing.T) {
 	}
 	w.nothingChanged()
 	w.nothingLeft()
+}
+
+// A run that is killed there leaves the next one to set the board back.
+func TestKilledRunIsUndone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, extended(t, "tamper.yaml"))
+	w.run()
+	victim := w.env.Sensors[slices.IndexFunc(w.env.Sensors, func(s scenarios.Sensor) bool { return s.Part == "hts221" })]
+	was := fmt.Sprintf(`{"provider":%q,"board":%q,"part":%q,"latency":%q,"latencyUnit":%q}`, victim.Provider, victim.Board, victim.Part, victim.Latency, victim.LatencyUnit)
+	if err := os.WriteFile(w.env.LockFile+".undo", []byte(was), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	latency, unit := "20", "ms"
+	if err := w.env.Providers[0].Boards.Declare(t.Context(), victim.Board, victim.Part, boards.Declared{Latency: &latency, LatencyUnit: &unit}); err != nil {
+		t.Fatal(err)
+	}
+	as, err := scenarios.Select("L1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := scenarios.Run(t.Context(), w.env, as, scenarios.Observer{})[0]; r.Status != scenarios.Pass {
+		t.Errorf("%s: %s", r.Status, r.Reason)
+	}
+	w.nothingChanged()
+	if _, err := os.Stat(w.env.LockFile + ".undo"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what is to be undone is still written down: %v", err)
+	}
 }
 
 // What befell the testbed is named where something is wrong.
