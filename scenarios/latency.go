@@ -144,7 +144,7 @@ func judgeL2(ctx context.Context, e *Env) (Result, error) { return e.latency(ctx
 
 // judgeL3 looks at what the sensors that L1 selects really take.
 func judgeL3(ctx context.Context, e *Env) (Result, error) {
-	s, _, err := e.latencyFilter(ctx, partL1)
+	s, at, err := e.latencyFilter(ctx, partL1)
 	if err != nil {
 		return Result{}, err
 	}
@@ -164,12 +164,10 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 		return r, errors.New("not judged: L1 has no sensor")
 	}
 	r.Observed.Sensors = r.Expected.Sensors
-	// What was stored of them anywhere: another DataPath has their data, too.
-	var everywhere []string
-	for _, c := range e.Consumers {
-		for _, ep := range c.Endpoints {
-			everywhere = append(everywhere, c.Name+"/"+ep.Name)
-		}
+	// L2's DataPath has their data, too.
+	var endpoints []string
+	for _, part := range sortedKeys(at) {
+		endpoints = append(endpoints, at[part].String())
 	}
 	bound := float64(lowBound) / float64(time.Millisecond)
 	if _, err := s.observe(ctx, judged, s.began, percentileSamples); err != nil {
@@ -187,7 +185,7 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 		if err != nil {
 			return false, "", err
 		}
-		stored, err := s.stored(ctx, s.began, everywhere)
+		stored, err := s.stored(ctx, s.began, endpoints)
 		if err != nil {
 			return false, err.Error(), nil
 		}
