@@ -54,10 +54,14 @@ type Env struct {
 	// is looked at again after two of it.
 	Flush time.Duration
 
-	session *session
-	failed  map[string]error // sessions that could not be had in this run, by key
-	judged  []judged         // all windows of this run
-	unheard []string         // what went wrong with boards before anything was judged
+	// What belongs to one run.
+	session  *session
+	unlock   func()
+	failed   map[string]error // why sessions could not be opened, by key
+	unjudged []string         // IDs of assertions that could not be judged
+	judged   []judged         // all windows
+	warnings []string         // what went wrong with boards before anything was judged
+	events   []boards.Line    // of the boards' journals, from sessions that are closed
 }
 
 // Consumer is one consumer's sink.
@@ -185,19 +189,31 @@ func NewEnv(s *testbed.Status) (*Env, error) {
 	return e, nil
 }
 
-// begin a new run.
-func (e *Env) begin(ctx context.Context) {
+// begin a new run, once no other is under way on this testbed: what another run sets on
+// a board must not be taken for what the board declares.
+func (e *Env) begin(ctx context.Context) (err error) {
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // never fails
-	e.Run, e.failed, e.judged, e.unheard = hex.EncodeToString(id), map[string]error{}, nil, nil
+	e.Run, e.failed = hex.EncodeToString(id), map[string]error{}
+	e.unjudged, e.judged, e.warnings, e.events = nil, nil, nil, nil
+	if e.unlock, err = e.lock(ctx); err != nil {
+		return err
+	}
 	if err := e.undoKilledRun(ctx); err != nil {
-		e.unheard = append(e.unheard, err.Error())
+		e.warnings = append(e.warnings, err.Error())
 	}
 	e.askBoards(ctx)
+	return nil
 }
 
 // end of a run.
 func (e *Env) end(ctx context.Context) error {
+	defer func() {
+		if e.unlock != nil {
+			e.unlock()
+		}
+		e.unlock = nil
+	}()
 	if e.session == nil {
 		return nil
 	}
@@ -217,7 +233,7 @@ func (e *Env) askBoards(ctx context.Context) {
 		}
 		told, err := p.Boards.Boards(ctx)
 		if err != nil {
-			e.unheard = append(e.unheard, fmt.Sprintf("the boards of %s were not asked what they offer, the topology counts: %v", p.Name, err))
+			e.warnings = append(e.warnings, fmt.Sprintf("the boards of %s were not asked what they offer, the topology counts: %v", p.Name, err))
 			continue
 		}
 		all = slices.DeleteFunc(all, func(s Sensor) bool { return s.Provider == p.Name })

@@ -12,17 +12,18 @@ import (
 	"github.com/fluidos-edge/testbed/scenarios/boards"
 )
 
-// Incident is something that befell the testbed, by itself or by somebody's hand.
+// Incident is something that happened to the testbed: a restart, a fault, a lost
+// connection.
 type Incident struct {
 	// Time is when it happened or, of what lasts, when it began.
 	Time time.Time `json:"time"`
-	// Who it befell: a component, "<provider>/node <name>" or "board <name>".
-	Who  string `json:"who"`
-	What string `json:"what"`
+	// Subject is a component, "<provider>/node <name>" or "board <name>".
+	Subject string `json:"subject"`
+	What    string `json:"what"`
 }
 
 func (i Incident) String() string {
-	return i.Time.UTC().Format("15:04:05.000") + " " + i.Who + " " + i.What
+	return i.Time.UTC().Format("15:04:05.000") + " " + i.Subject + " " + i.What
 }
 
 const (
@@ -43,16 +44,18 @@ func (e *Env) incidents(ctx context.Context, since time.Time) []Incident {
 		out = append(out, nodeIncidents(ctx, p, since)...)
 		out = append(out, e.boardIncidents(ctx, p)...)
 	}
-	if e.session != nil {
+	events := e.events
+	if e.session != nil && e.session.reader != nil {
 		_ = e.session.reader.read() // or it has been said already
-		for _, l := range e.session.reader.events {
-			if i, ok := eventIncident(l); ok && !l.Time.Before(since) {
-				out = append(out, i)
-			}
+		events = append(slices.Clone(events), e.session.reader.events...)
+	}
+	for _, l := range events {
+		if i, ok := eventIncident(l); ok && !l.Time.Before(since) {
+			out = append(out, i)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Incident) int { return a.Time.Compare(b.Time) })
-	out = slices.CompactFunc(out, func(a, b Incident) bool { return a.Who == b.Who && a.What == b.What })
+	out = slices.CompactFunc(out, func(a, b Incident) bool { return a.Subject == b.Subject && a.What == b.What })
 	return out[:min(len(out), maxIncidents)]
 }
 
@@ -62,19 +65,22 @@ func (e *Env) componentIncidents(ctx context.Context, since time.Time) []Inciden
 	}
 	all, err := e.Components(ctx)
 	if err != nil {
-		return []Incident{{Time: time.Now(), Who: "testbed " + e.Testbed, What: "could not be asked what runs: " + err.Error()}}
+		return []Incident{{Time: time.Now(), Subject: "testbed " + e.Testbed, What: "could not be asked what runs: " + err.Error()}}
 	}
 	var out []Incident
 	for _, c := range all {
 		switch {
-		case c.Restarts > 0 && !c.StartedAt.Before(since):
-			what := "restarted"
+		case !c.StartedAt.IsZero() && !c.StartedAt.Before(since.Truncate(time.Second)): // kubelet tells whole seconds
+			what := "started anew"
+			if c.Restarts > 0 {
+				what = "restarted"
+			}
 			if c.LastEnd != "" {
 				what += ": its last run " + c.LastEnd
 			}
-			out = append(out, Incident{Time: c.StartedAt, Who: c.Name, What: what})
+			out = append(out, Incident{Time: c.StartedAt, Subject: c.Name, What: what})
 		case !c.Ready && !c.External:
-			out = append(out, Incident{Time: time.Now(), Who: c.Name, What: "is not ready: " + cmp.Or(firstLine(c.Reason), "no reason is known")})
+			out = append(out, Incident{Time: time.Now(), Subject: c.Name, What: "is not ready: " + cmp.Or(firstLine(c.Reason), "no reason is known")})
 		}
 	}
 	return out
@@ -84,7 +90,7 @@ func (e *Env) componentIncidents(ctx context.Context, since time.Time) []Inciden
 func nodeIncidents(ctx context.Context, p Provider, since time.Time) []Incident {
 	var list corev1.NodeList
 	if err := p.Admin.List(ctx, &list); err != nil {
-		return []Incident{{Time: time.Now(), Who: p.Name, What: "could not be asked for its nodes: " + err.Error()}}
+		return []Incident{{Time: time.Now(), Subject: p.Name, What: "could not be asked for its nodes: " + err.Error()}}
 	}
 	var out []Incident
 	for _, n := range list.Items {
@@ -95,9 +101,9 @@ func nodeIncidents(ctx context.Context, p Provider, since time.Time) []Incident 
 			who := p.Name + "/node " + n.Name
 			switch {
 			case c.Status != corev1.ConditionTrue:
-				out = append(out, Incident{Time: c.LastTransitionTime.Time, Who: who, What: "is cut off: " + c.Reason})
-			case c.LastTransitionTime.After(since):
-				out = append(out, Incident{Time: c.LastTransitionTime.Time, Who: who, What: "was cut off, and is back"})
+				out = append(out, Incident{Time: c.LastTransitionTime.Time, Subject: who, What: "is cut off: " + c.Reason})
+			case !c.LastTransitionTime.Time.Before(since.Truncate(time.Second)):
+				out = append(out, Incident{Time: c.LastTransitionTime.Time, Subject: who, What: "was cut off, and is back"})
 			}
 		}
 	}
@@ -111,30 +117,32 @@ func (e *Env) boardIncidents(ctx context.Context, p Provider) []Incident {
 	}
 	all, err := p.Boards.Boards(ctx)
 	if err != nil {
-		return []Incident{{Time: time.Now(), Who: p.Name + "/boards", What: "cannot be asked: " + err.Error()}}
+		return []Incident{{Time: time.Now(), Subject: p.Name + "/boards", What: "cannot be asked: " + err.Error()}}
 	}
 	var out []Incident
 	for _, b := range all {
 		for _, f := range b.Faults {
-			out = append(out, Incident{Time: f.Since, Who: "board " + b.Name, What: "has fault " + strings.TrimSpace(f.Kind+" "+f.Part)})
+			out = append(out, Incident{Time: f.Since, Subject: "board " + b.Name, What: "has fault " + strings.TrimSpace(f.Kind+" "+f.Part)})
 		}
 	}
 	return out
 }
 
-// eventIncident is what a boards journal says that happened, if people would blame it.
+// eventIncident is an event of a boards journal that can be the cause of a failure.
 func eventIncident(l boards.Line) (Incident, bool) {
-	i := Incident{Time: l.Time, Who: "board " + l.Board}
+	i := Incident{Time: l.Time, Subject: "board " + l.Board}
 	detail := l.Detail
 	switch l.Kind {
 	case boards.Started:
-		i.Who, i.What = "boards", "started anew"
+		i.Subject, i.What = "boards", "started anew"
 	case boards.Disconnected:
 		i.What = strings.TrimSuffix("lost its connection: "+detail, ": ")
 	case boards.FaultBegan:
-		i.What = "has fault " + detail
+		i.What = "has fault " + strings.ReplaceAll(detail, "part=", "")
 	case boards.FaultEnded:
-		i.What = "is rid of fault " + detail
+		i.What = "fault ended: " + strings.ReplaceAll(detail, "part=", "")
+	case boards.Added:
+		i.What = "was added"
 	case boards.Removed:
 		i.What = "was removed"
 	default:

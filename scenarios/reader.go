@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// behind is how many readings after the last judged one the fence stands.
-	behind = 3
+	// fenceReadings is how many readings after the last judged one the fence stands.
+	fenceReadings = 3
 	// dataDeadline bounds waits for data, besides the time that its rate takes.
 	dataDeadline = 30 * time.Second
 )
@@ -104,6 +104,23 @@ func (r *reader) read() error {
 		}
 	}
 	return nil
+}
+
+// strange are lines in journals of mappers and sinks that are no samples, a text for each
+// journal that has some.
+func (r *reader) strange() []string {
+	var out []string
+	for _, name := range sortedKeys(r.mappers) {
+		if n := r.mappers[name].Skipped(); n > 0 {
+			out = append(out, fmt.Sprintf("%s published %d lines that are no samples", name, n))
+		}
+	}
+	for _, name := range sortedKeys(r.sinks) {
+		if n := r.sinks[name].Skipped(); n > 0 {
+			out = append(out, fmt.Sprintf("the sink of %s recorded %d lines that are no samples", name, n))
+		}
+	}
+	return out
 }
 
 // take in one line of a boards journal.

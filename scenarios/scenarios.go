@@ -14,13 +14,14 @@
 //   - A run's DataPaths carry its id, and are removed, also those of a run that
 //     was killed; what a run sets on a board it sets back. Other people's DataPaths and
 //     data are left alone and not judged, and the result says so.
-//   - What could not be judged is an error, neither a pass nor a fail. Both say what
-//     befell the testbed meanwhile.
+//   - What could not be judged is an error, neither a pass nor a fail. A fail and an
+//     error say what happened to the testbed meanwhile.
 //
 // To try it: bin/testbed demo, or go test ./scenarios -testbed default.
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,8 +61,8 @@ type Result struct {
 	Assertion string `json:"assertion"`
 	Title     string `json:"title"`
 	Status    string `json:"status"`
-	// SharesWindow is the assertion whose window of data this one is judged by too; ""
-	// for an assertion with a window of its own.
+	// SharesWindow is the assertion whose window of data this one is judged by too, or
+	// "all"; "" for an assertion with a window of its own.
 	SharesWindow string      `json:"sharesWindow,omitempty"`
 	Expected     Observation `json:"expected"`
 	Observed     Observation `json:"observed"`
@@ -69,7 +70,8 @@ type Result struct {
 	Reason string `json:"reason"`
 	// Notes say what was not judged, whatever the status, and figures that people want.
 	Notes []string `json:"notes"`
-	// Incidents are what befell the testbed in the time that was judged, if it is no pass.
+	// Incidents are what happened to the testbed in the time that was judged, if it is no
+	// pass.
 	Incidents []Incident `json:"incidents"`
 	Backend   string     `json:"backend"`
 	Edge      string     `json:"edge"`
@@ -159,19 +161,19 @@ type Observer struct {
 }
 
 // Run assertions in their order, as one run with an id of its own. When it returns,
-// what it made in the testbed is removed, also if ctx has ended; what was left then is an
-// error in its result. T1 and T2 judge all windows of the run.
+// what it made in the testbed is removed, also if ctx has ended; what is left is an error
+// in the last result. T1 and T2 judge all windows of the run.
 func Run(ctx context.Context, env *Env, as []Assertion, o Observer) []Result {
-	env.begin(ctx)
+	began := env.begin(ctx)
 	results := make([]Result, 0, len(as))
 	for i, a := range as {
 		if o.Begin != nil {
 			o.Begin(a)
 		}
 		start := time.Now()
-		r := env.run(ctx, a)
+		r := env.run(ctx, a, began)
 		if i == len(as)-1 { // the last one pays for the clearing up
-			if err := env.end(ctx); err != nil && r.Status != Error {
+			if err := env.end(ctx); err != nil {
 				r.Status, r.Reason = Error, joinLines(r.Reason, err.Error())
 			}
 		}
@@ -184,11 +186,11 @@ func Run(ctx context.Context, env *Env, as []Assertion, o Observer) []Result {
 	return results
 }
 
-// run one assertion.
-func (e *Env) run(ctx context.Context, a Assertion) Result {
+// run one assertion of a run that has begun, or could not.
+func (e *Env) run(ctx context.Context, a Assertion, began error) Result {
 	start := time.Now()
 	var r Result
-	err := ctx.Err()
+	err := cmp.Or(began, ctx.Err())
 	if err == nil {
 		r, err = a.judge(ctx, e)
 	}
@@ -201,6 +203,9 @@ func (e *Env) run(ctx context.Context, a Assertion) Result {
 		case ctx.Err() != nil:
 			r.Reason = "interrupted: " + r.Reason
 		}
+	}
+	if r.Status == Error {
+		e.unjudged = append(e.unjudged, a.ID)
 	}
 	r.Scenario, r.Assertion, r.Title = a.Scenario, a.ID, a.Title
 	r.Backend, r.Edge, r.Testbed, r.Run = e.Backend, e.Edge, e.Testbed, e.Run

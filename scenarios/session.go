@@ -17,8 +17,8 @@ type arrangement struct {
 	question []Sensor
 }
 
-// session is an arrangement that is up: its DataPaths are there, everything is followed,
-// and no other run is under way. There is one at a time; assertions that follow one
+// session is an arrangement that is up: its DataPaths are there, and everything is
+// followed. There is one at a time; assertions that follow one
 // another and need the same arrangement share it.
 type session struct {
 	arrangement
@@ -31,7 +31,6 @@ type session struct {
 	served bool
 	// others are the DataPaths of other people that ask for a stream too, by stream.
 	others map[ledger.Stream][]string
-	unlock func()
 
 	// first is the window that several assertions are judged by, or why there is none;
 	// firstBy is the assertion that opened it.
@@ -68,9 +67,6 @@ func (e *Env) newSession(ctx context.Context, key string, arrange func() (arrang
 	if s.arrangement, err = arrange(); err != nil {
 		return nil, err
 	}
-	if s.unlock, err = e.lock(ctx); err != nil {
-		return nil, err
-	}
 	e.session = s
 	defer func() {
 		if err != nil {
@@ -102,7 +98,10 @@ func (s *session) close(ctx context.Context) error {
 		return nil
 	}
 	s.env.session = nil
-	defer s.unlock()
+	if s.reader != nil {
+		_ = s.reader.read() // for the events; what it says has been said
+		s.env.events = append(s.env.events, s.reader.events...)
+	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*removeDeadline)
 	defer cancel()
 	return s.env.removeRuns(end)
@@ -147,6 +146,7 @@ type judged struct {
 	verdict    ledger.Verdict
 	mismatches []ledger.Mismatch
 	latencies  []ledger.Latency
+	strange    []string // lines of journals that are no samples, as text
 	notes      []string
 	since      time.Time
 }
@@ -189,23 +189,23 @@ func (s *session) observe(ctx context.Context, sensors []Sensor, after time.Time
 func (s *session) fence(ctx context.Context, sp span, after time.Time) error {
 	r := s.reader
 	since := after.Add(-time.Second)
-	return poll(ctx, 2*lookEvery, deadline(sp.sensors, 2*behind), "the witnesses to store what came after", func(ctx context.Context) (bool, string, error) {
+	return poll(ctx, 2*lookEvery, deadline(sp.sensors, 2*fenceReadings), "the witnesses to store what came after", func(ctx context.Context) (bool, string, error) {
 		if _, err := r.windows(sp.sensors, after, sp.until); err != nil {
 			return false, "", err
 		}
-		behindTime := map[string]int64{}
+		fenceTime := map[string]int64{}
 		for _, sensor := range sp.sensors {
-			t, ok := r.emittedAfter(sensor.UID, sp.until[sensor.UID], behind)
+			t, ok := r.emittedAfter(sensor.UID, sp.until[sensor.UID], fenceReadings)
 			if !ok {
 				return false, fmt.Sprintf("%s has emitted nothing more", sensor), nil
 			}
-			behindTime[sensor.UID] = t
+			fenceTime[sensor.UID] = t
 		}
 		for _, c := range s.env.Consumers {
 			w, _ := c.witness()
 			for _, sensor := range sp.sensors {
-				if r.last[ledger.Stream{Endpoint: c.Name + "/" + w.Name, UID: sensor.UID}] < behindTime[sensor.UID] {
-					return false, fmt.Sprintf("%s's witness has not recorded %s of %s", c.Name, ledger.Clock(behindTime[sensor.UID]), sensor), nil
+				if r.last[ledger.Stream{Endpoint: c.Name + "/" + w.Name, UID: sensor.UID}] < fenceTime[sensor.UID] {
+					return false, fmt.Sprintf("%s's witness has not recorded %s of %s", c.Name, ledger.Clock(fenceTime[sensor.UID]), sensor), nil
 				}
 			}
 		}
@@ -216,8 +216,8 @@ func (s *session) fence(ctx context.Context, sp span, after time.Time) error {
 				return false, fmt.Sprintf("sink of %s: %v", c.Name, err), nil
 			}
 			for _, sensor := range sp.sensors {
-				if last[sensor.UID] < behindTime[sensor.UID] {
-					return false, fmt.Sprintf("%s's witness has not stored %s of %s", c.Name, ledger.Clock(behindTime[sensor.UID]), sensor), nil
+				if last[sensor.UID] < fenceTime[sensor.UID] {
+					return false, fmt.Sprintf("%s's witness has not stored %s of %s", c.Name, ledger.Clock(fenceTime[sensor.UID]), sensor), nil
 				}
 			}
 		}
@@ -284,6 +284,7 @@ func (s *session) judge(ctx context.Context, sp span, after time.Time, expected 
 		}
 	}
 	j.latencies = ledger.Latencies(j.question.Windows, stored, latencyRounding)
+	j.strange = s.reader.strange()
 	j.notes = s.notes(j)
 	s.env.judged = append(s.env.judged, *j)
 	return j, nil
@@ -316,7 +317,7 @@ func (s *session) stored(ctx context.Context, after time.Time, endpoints []strin
 
 // notes say what was not judged of a window.
 func (s *session) notes(j *judged) []string {
-	notes := slices.Clone(s.env.unheard)
+	notes := slices.Clone(s.env.warnings)
 	byName := map[string]int{}
 	for stream, names := range s.others {
 		if !slices.Contains(j.question.Endpoints, stream.Endpoint) {

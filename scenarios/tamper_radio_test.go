@@ -369,7 +369,7 @@ func TestTamperAttached(t *testing.T) {
 			as, ids = append(as, a), append(ids, a.ID)
 		}
 	}
-	t.Logf("for time, a subset: assertions %s, and no row about selection, endpoints or L3", strings.Join(ids, ", "))
+	t.Logf("for time, a subset: assertions %s, and no row about selection, endpoints, L3 or one frame in fifty", strings.Join(ids, ", "))
 	nothing := mapperRow{name: "nothing"}
 	rows := append([]mapperRow{nothing}, mapperRows...)
 	rows = append(slices.DeleteFunc(rows, func(r mapperRow) bool { return r.latency > 0 || r.samples > 0 }), mapperRow{name: "nothing in the end"})

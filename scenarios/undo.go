@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/gofrs/flock"
-
 	"github.com/fluidos-edge/testbed/scenarios/boards"
 )
 
@@ -68,8 +66,8 @@ func (e *Env) setBack(ctx context.Context, control BoardControl, was changedBoar
 	return nil
 }
 
-// undoKilledRun sets back what a run that was killed had set on a board. While another
-// run is under way that is its own to do.
+// undoKilledRun sets back what a run that was killed had set on a board. The run's lock
+// is held: no other run is under way.
 func (e *Env) undoKilledRun(ctx context.Context) error {
 	file := e.undoFile()
 	if file == "" {
@@ -82,11 +80,6 @@ func (e *Env) undoKilledRun(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := flock.New(e.LockFile)
-	if ok, err := l.TryLock(); err != nil || !ok {
-		return err
-	}
-	defer l.Close()
 	var was changedBoard
 	if err := json.Unmarshal(text, &was); err != nil {
 		return errors.Join(fmt.Errorf("%s: %w", file, err), os.Remove(file))

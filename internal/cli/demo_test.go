@@ -47,7 +47,7 @@ func results(last string) []scenarios.Result {
 	switch last {
 	case scenarios.Fail:
 		l1 = result("L1", last, "consumer-1/b of stwinkt1b-1/hts221 (stwinkt1b-c0832a001122), 12:03:05.123 to 12:03:24.123: 1 lost (emitted at 12:03:07.123)", at(7))
-		l1.Incidents = []scenarios.Incident{{Time: at(6), Who: "provider-1/relay", What: "restarted: its last run was killed"}}
+		l1.Incidents = []scenarios.Incident{{Time: at(6), Subject: "provider-1/relay", What: "restarted: its last run was killed"}}
 		l1.Notes = []string{"a figure"}
 	case scenarios.Error:
 		l1.Reason = "waited 90s for DataPaths to be served; last observed: nothing"
@@ -158,8 +158,8 @@ func long() []scenarios.Result {
 		r.Observed.Sensors = append(r.Observed.Sensors, n)
 	}
 	r.Reason = strings.Join(reason, "\n")
-	r.Incidents = []scenarios.Incident{{Time: at(6), Who: "provider-1/relay", What: "restarted: its last run was killed by signal 9 (killed), after 1h02m"},
-		{Time: at(8), Who: "board stwinkt1b-1", What: "lost its connection: link loss"}}
+	r.Incidents = []scenarios.Incident{{Time: at(6), Subject: "provider-1/relay", What: "restarted: its last run was killed by signal 9 (killed), after 1h02m"},
+		{Time: at(8), Subject: "board stwinkt1b-1", What: "lost its connection: link loss"}}
 	gone := "waited 90s for DataPaths to be served; last observed: DataPath consumer-1/m-ab12-s1 at provider-1 has no status yet\nand the testbed went away"
 	return []scenarios.Result{r, result("L5", scenarios.Error, gone, at(7)), result("L3", scenarios.Error, gone, at(7))}
 }

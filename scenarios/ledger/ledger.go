@@ -91,6 +91,8 @@ type Window struct {
 	Unpublished []int64
 	// Invented are samples of the mapper's journal that no board emitted.
 	Invented []Sample
+	// Repeated are the times of readings that the mapper published more than once.
+	Repeated []int64
 	// Gaps are the places where the mapper's numbers do not follow one another, as text.
 	Gaps []string
 
@@ -129,6 +131,9 @@ func (w Window) Disagreement() string {
 			at[i] = s.Time
 		}
 		what = append(what, fmt.Sprintf("%d published samples were emitted by no board (at %s)", n, times(at)))
+	}
+	if n := len(w.Repeated); n > 0 {
+		what = append(what, fmt.Sprintf("%d readings were published more than once (emitted at %s)", n, times(w.Repeated)))
 	}
 	if n := len(w.Gaps); n > 0 {
 		what = append(what, fmt.Sprintf("the mapper's numbers have %d gaps (%s)", n, w.Gaps[0]))
@@ -193,6 +198,9 @@ func Open(uid string, readings []Reading, published []Sample, after, until int64
 		if _, ok := w.at[s.Time]; !ok {
 			w.Invented = append(w.Invented, s)
 			continue
+		}
+		if _, ok := w.published[s.Time]; ok {
+			w.Repeated = append(w.Repeated, s.Time)
 		}
 		w.published[s.Time] = s
 	}

@@ -77,6 +77,7 @@ func TestOpen(t *testing.T) {
 		size         int
 		unpublished  []int64
 		invented     int
+		repeated     int
 		gaps         int
 		err          string
 	}{
@@ -87,7 +88,9 @@ func TestOpen(t *testing.T) {
 		{name: "another sensor only", readings: emitted("other", 1, 3), samples: samples},
 		{name: "the mapper published nothing", readings: readings, from: 50, to: 100, size: 6, unpublished: []int64{50, 60, 70, 80, 90, 100}},
 		{name: "the mapper dropped one before counting", readings: readings, samples: without(2), from: 50, to: 100, size: 6, unpublished: []int64{70}, gaps: 1},
-		{name: "the mapper counted one twice", readings: readings, samples: append(published("s", 5, 6), published("s", 10, 1)...), from: 50, to: 100, size: 6, gaps: 1},
+		{name: "the mapper counted one twice", readings: readings, samples: append(published("s", 5, 6), published("s", 10, 1)...), from: 50, to: 100, size: 6, repeated: 1, gaps: 1},
+		{name: "the mapper published one reading twice", readings: readings, from: 50, to: 100, size: 6, repeated: 1,
+			samples: append(published("s", 5, 6), ledger.Sample{UID: "s", Epoch: epoch, Seq: 11, Time: 100})},
 		{name: "the mapper made one up", readings: readings, from: 50, to: 100, size: 6, invented: 1, gaps: 2, unpublished: []int64{70},
 			samples: append(without(2), ledger.Sample{UID: "s", Epoch: epoch, Seq: 7, Time: 71})},
 		{name: "new epoch", readings: readings, samples: append(published("s", 5, 2), ledger.Sample{UID: "s", Epoch: 2000, Seq: 1, Time: 99}), err: "began anew"},
@@ -113,10 +116,10 @@ func TestOpen(t *testing.T) {
 			if got, want := []int64{w.From, w.To, int64(w.Size())}, []int64{tt.from, tt.to, int64(tt.size)}; !cmp.Equal(got, want) {
 				t.Errorf("window %v, want %v", got, want)
 			}
-			if !slices.Equal(w.Unpublished, tt.unpublished) || len(w.Invented) != tt.invented || len(w.Gaps) != tt.gaps {
+			if !slices.Equal(w.Unpublished, tt.unpublished) || len(w.Invented) != tt.invented || len(w.Repeated) != tt.repeated || len(w.Gaps) != tt.gaps {
 				t.Errorf("unpublished %v, invented %v, gaps %v", w.Unpublished, w.Invented, w.Gaps)
 			}
-			if agrees := w.Disagreement() == ""; agrees != (len(tt.unpublished)+tt.invented+tt.gaps == 0) {
+			if agrees := w.Disagreement() == ""; agrees != (len(tt.unpublished)+tt.invented+tt.repeated+tt.gaps == 0) {
 				t.Errorf("disagreement %q", w.Disagreement())
 			}
 		})
@@ -339,6 +342,7 @@ func TestTruth(t *testing.T) {
 	tests := []struct {
 		name   string
 		stored []ledger.Sample
+		shared bool
 		want   []string // parts of the problems
 	}{
 		{name: "as measured", stored: at("c/a", s...)},
@@ -348,7 +352,8 @@ func TestTruth(t *testing.T) {
 		{name: "no number", stored: change(2, func(x *ledger.Sample) { x.Values[0].Number = math.NaN() }), want: []string{"NaN is stored"}},
 		{name: "not stored", stored: at("c/a", s[0], s[1], s[3]), want: []string{"emitted at 00:00:00.000 with x 7.03, and not stored"}},
 		{name: "stored and not emitted", stored: append(at("c/a", s...), at("c/a", ledger.Sample{UID: "s", Device: "d-s", Part: "p", Time: 61})...), want: []string{"no board emitted it"}},
-		{name: "of a sensor that there is not", stored: append(at("c/a", s...), at("c/a", ledger.Sample{UID: "x", Time: 61})...), want: []string{"no board emitted it"}},
+		{name: "of a sensor that there is not", stored: append(at("c/a", s...), at("c/a", ledger.Sample{UID: "x", Time: 61})...), want: []string{"nobody asked for data of this sensor here"}},
+		{name: "of a sensor that somebody else asks for", shared: true, stored: append(at("c/a", s...), at("c/a", ledger.Sample{UID: "x", Time: 61})...)},
 		{name: "at another endpoint, wrong", stored: append(at("c/a", s...), change(1, func(x *ledger.Sample) { x.Endpoint, x.Values[0].Number = "c/b", 0 })[1]), want: []string{"x 6.03 was measured, 0 is stored"}},
 		{name: "at the witness, wrong", stored: append(at("c/a", s...), change(1, func(x *ledger.Sample) { x.Endpoint, x.Values[0].Number = "c/witness", 0 })[1])},
 		{name: "another identity", stored: change(1, func(x *ledger.Sample) { x.Device = "d-other" }), want: []string{"measured by p of d-s, stored as p of d-other"}},
@@ -359,6 +364,9 @@ func TestTruth(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			q := ledger.Question{Windows: []ledger.Window{open(t, "s", 5, 4)}, Endpoints: []string{"c/a", "c/b"}, Expected: []ledger.Stream{{Endpoint: "c/a", UID: "s"}}}
+			if tt.shared {
+				q.Shared = func(ledger.Stream) bool { return true }
+			}
 			got := ledger.Truth(q, tt.stored, steps)
 			if len(got) != len(tt.want) {
 				t.Fatalf("%d mismatches, want %d: %+v", len(got), len(tt.want), got)
@@ -407,24 +415,24 @@ func TestLatencies(t *testing.T) {
 		stored []ledger.Sample
 		want   ledger.Latency
 	}{
-		{"as it was", lie(func(int, *ledger.Sample) {}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
-		{"at two endpoints", append(at("c/a", s...), at("c/b", s...)...), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
+		{"as it was", lie(func(int, *ledger.Sample) {}), ledger.Latency{Samples: 60, LeastExcess: 0.25}},
+		{"at two endpoints", append(at("c/a", s...), at("c/b", s...)...), ledger.Latency{Samples: 60, LeastExcess: 0.25}},
 		{"some are late", lie(func(i int, x *ledger.Sample) {
 			if i%20 == 19 {
 				x.Latency = 100
 			}
-		}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
+		}), ledger.Latency{Samples: 60, LeastExcess: 0.25}},
 		{"more are late", lie(func(i int, x *ledger.Sample) {
 			if i%15 == 0 {
 				x.Latency = 100
 			}
-		}), ledger.Latency{Samples: 60, LeastExcess: 0.25, MedianExcess: 0.25}},
+		}), ledger.Latency{Samples: 60, LeastExcess: 0.25}},
 		{"one is earlier than it can be", lie(func(i int, x *ledger.Sample) {
 			if i == 3 {
 				x.Latency = 4.5
 			}
-		}), ledger.Latency{Samples: 60, Early: []int64{40}, LeastExcess: -0.5, MedianExcess: 0.25}},
-		{"all are later", lie(func(_ int, x *ledger.Sample) { x.Latency += 8 }), ledger.Latency{Samples: 60, LeastExcess: 8.25, MedianExcess: 8.25}},
+		}), ledger.Latency{Samples: 60, Early: []int64{40}, LeastExcess: -0.5}},
+		{"all are later", lie(func(_ int, x *ledger.Sample) { x.Latency += 8 }), ledger.Latency{Samples: 60, LeastExcess: 8.25}},
 		{"none says", lie(func(_ int, x *ledger.Sample) { x.HasLatency = false }), ledger.Latency{Samples: 60, Absent: 60}},
 	}
 	for _, tt := range tests {

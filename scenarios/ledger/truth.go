@@ -34,7 +34,8 @@ const tolerance = 1e-6
 // Truth compares what is stored with what the boards measured: every reading of a
 // window is stored at each endpoint that expects it, each of its values is within half
 // a step of what was measured, and nothing is stored in a window that no board
-// emitted. Mismatches are in the order of endpoint, uid and time.
+// emitted. A sensor without a window may be stored only where somebody else asks for
+// it. Mismatches are in the order of endpoint, uid and time.
 func Truth(q Question, stored []Sample, steps Steps) []Mismatch {
 	l := newLedger(q)
 	expected := map[Stream]map[int64]bool{} // and whether it is there, by time
@@ -55,7 +56,14 @@ func Truth(q Question, stored []Sample, steps Steps) []Mismatch {
 			continue
 		}
 		seen[stream][s.identity()] = true
-		r, ok := l.windows[s.UID].at[s.Time]
+		w, inQuestion := l.windows[s.UID]
+		if !inQuestion {
+			if !q.isShared(stream) {
+				out = append(out, Mismatch{Stream: stream, Time: s.Time, Problem: fmt.Sprintf("stored with the time %s: nobody asked for data of this sensor here", Clock(s.Time))})
+			}
+			continue
+		}
+		r, ok := w.at[s.Time]
 		if !ok {
 			out = append(out, Mismatch{Stream: stream, Time: s.Time, Problem: fmt.Sprintf("stored with the time %s (%d): no board emitted it", Clock(s.Time), s.Time)})
 			continue
@@ -124,9 +132,8 @@ type Latency struct {
 	// Early are the times of samples that say less than the board took to hand their
 	// frame over.
 	Early []int64
-	// LeastExcess is the smallest, and MedianExcess the median, of what samples say
-	// beyond the board's delay.
-	LeastExcess, MedianExcess float64
+	// LeastExcess is the smallest of what samples say beyond the board's delay.
+	LeastExcess float64
 	// Said is what they say, in the order of emission, and Delays the boards' delays
 	// beside it.
 	Said, Delays []float64
@@ -149,7 +156,7 @@ func Latencies(windows []Window, stored []Sample, slack float64) []Latency {
 	var out []Latency
 	for _, w := range windows {
 		l := Latency{UID: w.UID}
-		var excess []float64
+		least := math.Inf(1)
 		for _, r := range w.readings {
 			s, ok := of[key{w.UID, r.Time}]
 			if !ok {
@@ -164,15 +171,14 @@ func Latencies(windows []Window, stored []Sample, slack float64) []Latency {
 			if over < -slack {
 				l.Early = append(l.Early, r.Time)
 			}
-			excess = append(excess, over)
+			least = min(least, over)
 			l.Said, l.Delays = append(l.Said, s.Latency), append(l.Delays, r.Delay)
 		}
 		if l.Samples == 0 {
 			continue
 		}
-		if len(excess) > 0 {
-			slices.Sort(excess)
-			l.LeastExcess, l.MedianExcess = excess[0], excess[len(excess)/2]
+		if len(l.Said) > 0 {
+			l.LeastExcess = least
 		}
 		out = append(out, l)
 	}
