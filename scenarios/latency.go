@@ -371,6 +371,13 @@ type nearness struct {
 	distance float64
 }
 
+func (n nearness) String() string {
+	if math.IsInf(n.distance, 1) {
+		return fmt.Sprintf("%d missed", n.missed)
+	}
+	return fmt.Sprintf("%d missed by %.0f %%", n.missed, 100*n.distance)
+}
+
 // misses says what is wrong with the nearest misses of a DataPath that selects
 // nothing: they must be those that miss fewest of its requirements and, of these, the
 // nearest to the bound, each with the reason.
@@ -420,7 +427,7 @@ func (e *Env) misses(w *wish, bound time.Duration) []string {
 		i := slices.IndexFunc(e.Sensors, func(s Sensor) bool { return s.Provider == w.provider && s.name() == m.Sensor })
 		switch {
 		case i < 0 || m.Reason == "":
-			problems = append(problems, fmt.Sprintf("DataPath %s lists the miss %q because of %q", w, m.Sensor, m.Reason))
+			problems = append(problems, fmt.Sprintf("DataPath %s lists the miss %s because of %q", w, e.labelName(w.provider, m.Sensor), m.Reason))
 		case e.Sensors[i].candidate() && !strings.Contains(m.Reason, "latency"):
 			problems = append(problems, fmt.Sprintf("DataPath %s refuses %s, but not for its latency: %s", w, e.Sensors[i], m.Reason))
 		}

@@ -140,7 +140,7 @@ func (r *reader) take(provider string, l boards.Line) {
 	}
 	uid := r.env.Sensors[i].UID
 	r.emitted[uid] = append(r.emitted[uid], ledger.Reading{
-		UID: uid, Device: l.Device, Part: l.Part, Time: l.Time.UnixNano(), Values: l.Values, Delay: l.Delay,
+		UID: uid, Category: l.Category, Device: l.Device, Node: l.Node, Part: l.Part, Time: l.Time.UnixNano(), Values: l.Values, Delay: l.Delay,
 	})
 }
 

@@ -29,12 +29,12 @@ func TestParseLine(t *testing.T) {
 		err        string
 	}{
 		{name: "a reading", line: reading, want: boards.Line{
-			Board: "stwinkt1b-1", Device: "stwinkt1b-c0832a001122", Node: "edge-1", Part: "hts221", Time: time.Unix(0, 1690000000000000001),
+			Category: "environmental", Board: "stwinkt1b-1", Device: "stwinkt1b-c0832a001122", Node: "edge-1", Part: "hts221", Time: time.Unix(0, 1690000000000000001),
 			Values: []ledger.Value{{Field: "humidity_percent", Number: 45.123456789}, {Field: "temperature_celsius", Number: 22.0123}},
 			Frame:  []byte{0x34, 0x12, 0xcd, 0x8b}, Delay: 5.213,
 		}},
 		{name: "a frame that a fault spoiled", line: strings.Replace(reading, ",frame=", ",garbage=true,frame=", 1), want: boards.Line{
-			Board: "stwinkt1b-1", Device: "stwinkt1b-c0832a001122", Node: "edge-1", Part: "hts221", Time: time.Unix(0, 1690000000000000001),
+			Category: "environmental", Board: "stwinkt1b-1", Device: "stwinkt1b-c0832a001122", Node: "edge-1", Part: "hts221", Time: time.Unix(0, 1690000000000000001),
 			Values: []ledger.Value{{Field: "humidity_percent", Number: 45.123456789}, {Field: "temperature_celsius", Number: 22.0123}},
 			Frame:  []byte{0x34, 0x12, 0xcd, 0x8b}, Delay: 5.213, Garbage: true,
 		}},

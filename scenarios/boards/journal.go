@@ -25,9 +25,9 @@ import (
 
 // Line is one line of a boards journal: a reading, or an event.
 type Line struct {
-	// Board, Device, Node and Part are tags; an event has neither Node nor Part, and one
-	// of the process itself no Board.
-	Board, Device, Node, Part string
+	// Category is the measurement of a reading. Board, Device, Node and Part are tags; an
+	// event has neither Category, Node nor Part, and one of the process itself no Board.
+	Category, Board, Device, Node, Part string
 	// Time is the wall clock, of the emission or of the event.
 	Time time.Time
 
@@ -83,6 +83,9 @@ func decode(d *lineprotocol.Decoder) (Line, error) {
 		return l, err
 	}
 	event := string(measurement) == measurementEvent
+	if !event {
+		l.Category = string(measurement)
+	}
 	for {
 		k, v, err := d.NextTag()
 		if err != nil {

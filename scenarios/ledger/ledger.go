@@ -37,8 +37,9 @@ type Value struct {
 // Reading is what one part of a board measured at a moment, and emitted.
 type Reading struct {
 	UID string
-	// Device and Part as the tags of a sample name them.
-	Device, Part string
+	// Category, Device, Node and Part as the measurement and the tags of a sample name
+	// them; Node is the one with the board's connection.
+	Category, Device, Node, Part string
 	// Time of the emission, wall clock in ns.
 	Time int64
 	// Values before they were encoded, by the name of their field.
@@ -53,8 +54,8 @@ type Sample struct {
 	// Endpoint that it arrived at, empty where it was published.
 	Endpoint string
 	UID      string
-	// Device and Part are its tags.
-	Device, Part string
+	// Category is its measurement; Device, Node and Part are its tags.
+	Category, Device, Node, Part string
 	// Epoch is the start of the sensor's stream, ns; Seq counts from 1 in it.
 	Epoch, Seq int64
 	// Time of the sample, ns.

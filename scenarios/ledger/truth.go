@@ -95,8 +95,12 @@ func compare(r Reading, s Sample, steps Steps) []Mismatch {
 	differs := func(field, format string, args ...any) {
 		out = append(out, Mismatch{Time: r.Time, Field: field, Problem: fmt.Sprintf("emitted at %s: ", Clock(r.Time)) + fmt.Sprintf(format, args...)})
 	}
-	if s.Device != r.Device || s.Part != r.Part {
-		differs("", "measured by %s of %s, stored as %s of %s", r.Part, r.Device, s.Part, s.Device)
+	for _, tag := range []struct{ name, emitted, stored string }{
+		{"category", r.Category, s.Category}, {"device", r.Device, s.Device}, {"node", r.Node, s.Node}, {"part", r.Part, s.Part},
+	} {
+		if tag.emitted != tag.stored {
+			differs(tag.name, "%s %s, stored with %s", tag.name, tag.emitted, tag.stored)
+		}
 	}
 	stored := map[string]float64{}
 	for _, v := range s.Values {

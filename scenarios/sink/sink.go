@@ -26,6 +26,7 @@ import (
 const (
 	tagUID       = "uid"
 	tagDevice    = "device"
+	tagNode      = "node"
 	tagPart      = "part"
 	tagEndpoint  = "endpoint"
 	fieldEpoch   = "epoch"
@@ -108,7 +109,7 @@ func (p point) sample() (ledger.Sample, error) {
 		return ledger.Sample{}, ErrNoSample
 	}
 	s := ledger.Sample{
-		Endpoint: p.tags[tagEndpoint], UID: p.tags[tagUID], Device: p.tags[tagDevice], Part: p.tags[tagPart],
+		Endpoint: p.tags[tagEndpoint], UID: p.tags[tagUID], Category: p.measurement, Device: p.tags[tagDevice], Node: p.tags[tagNode], Part: p.tags[tagPart],
 		Epoch: epoch, Seq: seq, Time: p.time.UnixNano(), Body: p.body(),
 	}
 	s.Latency, s.HasLatency = p.fields[fieldLatency].(float64)

@@ -27,7 +27,7 @@ func TestParseLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(ledger.Sample{UID: "u1", Device: "d", Part: "hts221", Epoch: 7, Seq: 3, Time: 1700000000000000001,
+	if diff := cmp.Diff(ledger.Sample{UID: "u1", Category: "environmental", Device: "d", Node: "edge-1", Part: "hts221", Epoch: 7, Seq: 3, Time: 1700000000000000001,
 		Values: []ledger.Value{{Field: "humidity_percent", Number: 47.1}, {Field: "temperature_celsius", Number: 23}}}, want, cmpopts.IgnoreFields(ledger.Sample{}, "Body")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
