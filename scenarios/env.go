@@ -50,6 +50,8 @@ type Env struct {
 	// LeaveGrace is how long after it left a consumer may still get what was emitted
 	// meanwhile; default 5 s.
 	LeaveGrace time.Duration
+	// RuleGrace is how long Rules that nobody needs any more may stay; default 20 s.
+	RuleGrace time.Duration
 	// Flush is how often the sinks' Telegraf writes; default 200 ms. A verdict that holds
 	// is looked at again after two of it.
 	Flush time.Duration
@@ -135,6 +137,8 @@ const (
 	patience = 5 * time.Second
 	// leaveGrace is what a consumer that left is promised.
 	leaveGrace = 5 * time.Second
+	// ruleGrace bounds how long Rules of an earlier session may stay.
+	ruleGrace = 20 * time.Second
 	// flushInterval of the sinks' Telegraf, as testbeds configure it.
 	flushInterval = 200 * time.Millisecond
 )
@@ -146,7 +150,7 @@ func NewEnv(s *testbed.Status) (*Env, error) {
 	}
 	e := &Env{
 		Testbed: s.Name, Backend: s.Backend, Edge: s.Edge,
-		Topology: s.Topology, Sensors: sensorsOf(s.Topology), Samples: leastSamples, Patience: patience, LeaveGrace: leaveGrace, Flush: flushInterval,
+		Topology: s.Topology, Sensors: sensorsOf(s.Topology), Samples: leastSamples, Patience: patience, LeaveGrace: leaveGrace, RuleGrace: ruleGrace, Flush: flushInterval,
 		Components: func(ctx context.Context) ([]testbed.Component, error) {
 			now, err := testbed.Describe(ctx, testbed.Options{Name: s.Name})
 			if err != nil {

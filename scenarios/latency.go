@@ -29,8 +29,6 @@ const (
 )
 
 const (
-	// ruleDeadline bounds how long Rules of an earlier arrangement may stay.
-	ruleDeadline = 20 * time.Second
 	// percentile of L3, and how many readings of a sensor it is of at least.
 	percentile        = 0.95
 	percentileSamples = 60
@@ -444,7 +442,7 @@ func (e *Env) misses(w *wish, bound time.Duration) []string {
 // a DataPath's status does not list all that it selects, any sensor on offer may have its
 // Rule, but only one.
 func (e *Env) awaitNoRules(ctx context.Context) (left []string, note string, err error) {
-	err = poll(ctx, 2*lookEvery, ruleDeadline, "Rules to go", func(ctx context.Context) (bool, string, error) {
+	err = poll(ctx, 2*lookEvery, e.RuleGrace, "Rules to go", func(ctx context.Context) (bool, string, error) {
 		selected, unlisted, err := e.selectedByOthers(ctx)
 		if err != nil {
 			return false, err.Error(), nil

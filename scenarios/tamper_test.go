@@ -255,7 +255,9 @@ func newLab(t *testing.T) *lab {
 	if l.env, err = scenarios.NewEnv(l.status); err != nil {
 		t.Fatal(err)
 	}
-	l.env.Samples, l.env.Patience, l.env.LeaveGrace = 14, time.Second, 500*time.Millisecond // two of seven
+	// Two of seven are enough, no row is about what comes late, and many rows take long.
+	l.env.Samples, l.env.Patience, l.env.LeaveGrace = 14, time.Second, 500*time.Millisecond
+	l.env.Flush, l.env.RuleGrace = 50*time.Millisecond, 8*time.Second
 	l.elsewhere = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusNoContent)

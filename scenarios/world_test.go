@@ -183,7 +183,7 @@ func newWorld(t *testing.T, top *topology.Topology) *world {
 		seen: map[string]sensors.DataPath{}, seqs: map[string]int64{}, behaves: map[string]float64{}}
 	w.env = &scenarios.Env{
 		Testbed: "world", Backend: "none", Edge: "none", Topology: top, Sensors: scenarios.SensorsOf(top),
-		LockFile: filepath.Join(w.dir, "lock"), Samples: 20, Patience: time.Second, LeaveGrace: 100 * time.Millisecond, Flush: 100 * time.Millisecond,
+		LockFile: filepath.Join(w.dir, "lock"), Samples: 20, Patience: time.Second / 2, LeaveGrace: 100 * time.Millisecond, RuleGrace: 3 * time.Second, Flush: 100 * time.Millisecond,
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, sensors.AddToScheme, nodecore.AddToScheme, rules.AddToScheme} {
