@@ -54,7 +54,8 @@ func (e *Env) incidents(ctx context.Context, since time.Time) []Incident {
 			out = append(out, i)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Incident) int { return a.Time.Compare(b.Time) })
+	// Of one second the component comes first: what it causes is told by others, too.
+	slices.SortStableFunc(out, func(a, b Incident) int { return a.Time.Truncate(time.Second).Compare(b.Time.Truncate(time.Second)) })
 	out = slices.CompactFunc(out, func(a, b Incident) bool { return a.Subject == b.Subject && a.What == b.What })
 	return out[:min(len(out), maxIncidents)]
 }

@@ -185,7 +185,7 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 		if err != nil {
 			return false, "", err
 		}
-		stored, err := s.stored(ctx, s.began, endpoints)
+		stored, err := e.stored(ctx, s.began, endpoints)
 		if err != nil {
 			return false, err.Error(), nil
 		}

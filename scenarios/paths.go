@@ -439,7 +439,7 @@ func poll(ctx context.Context, every, deadline time.Duration, what string, f fun
 	var failed error
 	err := wait.PollUntilContextTimeout(ctx, every, deadline, true, func(ctx context.Context) (bool, error) {
 		done, now, err := f(ctx)
-		if now != "" {
+		if now != "" && ctx.Err() == nil { // else it tells of the deadline only
 			observed = now
 		}
 		failed = err

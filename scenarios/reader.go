@@ -169,9 +169,14 @@ func (r *reader) window(s Sensor, after, until int64) (ledger.Window, error) {
 	return ledger.Open(s.UID, r.emitted[s.UID], r.published[s.UID], after, until)
 }
 
-// restarted is what a new epoch of a sensor shows: its mapper, if boards other than its
-// own have a new one as well.
+// restarted is what a new epoch of a sensor shows: the boards' process, if its journal
+// says so; its mapper, if boards other than its own have a new one as well.
 func (r *reader) restarted(sensors []Sensor, s Sensor, after int64, until map[string]int64) string {
+	for _, l := range r.events {
+		if l.Kind == boards.Started && l.Time.UnixNano() > after {
+			return s.Provider + "/boards"
+		}
+	}
 	for _, other := range sensors {
 		if other.Board == s.Board || r.from[other.UID] != r.from[s.UID] {
 			continue

@@ -251,7 +251,7 @@ func (s *session) judge(ctx context.Context, sp span, after time.Time, expected 
 		for _, sensor := range sp.sensors {
 			j.question.Windows = append(j.question.Windows, windows[sensor.UID])
 		}
-		if stored, err = s.stored(ctx, after, endpoints); err != nil {
+		if stored, err = s.env.stored(ctx, after, endpoints); err != nil {
 			return false, err.Error(), nil
 		}
 		j.verdict = ledger.Judge(j.question, stored, s.reader.arrived)
@@ -291,13 +291,13 @@ func (s *session) judge(ctx context.Context, sp span, after time.Time, expected 
 }
 
 // stored is what the sinks have at some endpoints.
-func (s *session) stored(ctx context.Context, after time.Time, endpoints []string) ([]ledger.Sample, error) {
+func (e *Env) stored(ctx context.Context, after time.Time, endpoints []string) ([]ledger.Sample, error) {
 	var all []ledger.Sample
-	for _, c := range s.env.Consumers {
+	for _, c := range e.Consumers {
 		var own []string
-		for _, e := range c.Endpoints {
-			if slices.Contains(endpoints, c.Name+"/"+e.Name) {
-				own = append(own, e.Name)
+		for _, ep := range c.Endpoints {
+			if slices.Contains(endpoints, c.Name+"/"+ep.Name) {
+				own = append(own, ep.Name)
 			}
 		}
 		if len(own) == 0 {

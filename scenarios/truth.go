@@ -139,8 +139,38 @@ func judgeT1(ctx context.Context, e *Env) (Result, error) {
 	if readings == 0 {
 		return r, errors.New("not judged: no reading was expected anywhere")
 	}
+	late, err := e.late(ctx)
+	if err != nil {
+		return r, err
+	}
+	for _, line := range late {
+		r.problem(line)
+	}
 	r.Notes = append(r.Notes, fmt.Sprintf("%d readings with %d values compared, in %d windows", readings, values, len(all)))
 	return r.verdict(), nil
+}
+
+// late are streams of windows of this run that nobody asked for, and that have more
+// stored now than when the window was judged.
+func (e *Env) late(ctx context.Context) ([]string, error) {
+	var out []string
+	for _, j := range e.judged {
+		stored, err := e.stored(ctx, j.since, j.question.Endpoints)
+		if err != nil {
+			return nil, err
+		}
+		before := map[ledger.Stream]int{}
+		for _, a := range j.verdict.Streams {
+			before[a.Stream] = a.Unexpected
+		}
+		for _, a := range ledger.Judge(j.question, stored, nil).Streams {
+			if !a.Expected && a.Unexpected > before[a.Stream] {
+				out = append(out, fmt.Sprintf("%s of %s: %d samples that nobody asked for came after the window of %s was judged",
+					a.Endpoint, e.label(a.UID), a.Unexpected-before[a.Stream], ledger.Clock(j.since.UnixNano())))
+			}
+		}
+	}
+	return out, nil
 }
 
 // mismatches of a run, for people: one line for each sensor and field, with the first
