@@ -144,7 +144,7 @@ func judgeL2(ctx context.Context, e *Env) (Result, error) { return e.latency(ctx
 
 // judgeL3 looks at what the sensors that L1 selects really take.
 func judgeL3(ctx context.Context, e *Env) (Result, error) {
-	s, at, err := e.latencyFilter(ctx, partL1)
+	s, _, err := e.latencyFilter(ctx, partL1)
 	if err != nil {
 		return Result{}, err
 	}
@@ -164,11 +164,9 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 		return r, errors.New("not judged: L1 has no sensor")
 	}
 	r.Observed.Sensors = r.Expected.Sensors
-	// L2's DataPath has their data, too.
-	var endpoints []string
-	for _, part := range sortedKeys(at) {
-		endpoints = append(endpoints, at[part].String())
-	}
+	// A witness has their data, whatever L1 and L2 select.
+	witness, _ := e.Consumers[0].witness()
+	endpoints := []string{e.Consumers[0].Name + "/" + witness.Name}
 	bound := float64(lowBound) / float64(time.Millisecond)
 	if _, err := s.observe(ctx, judged, s.began, percentileSamples); err != nil {
 		return r, err
@@ -180,7 +178,7 @@ func judgeL3(ctx context.Context, e *Env) (Result, error) {
 		extra = max(extra, time.Duration(percentileExtra*percentileSamples/sensor.Rate*float64(time.Second)))
 	}
 	prompt, all := map[string][]float64{}, 0
-	err = poll(ctx, 5*lookEvery, extra, fmt.Sprintf("%d readings of each sensor that the machine did not hand over late", percentileSamples), func(ctx context.Context) (bool, string, error) {
+	err = poll(ctx, 10*lookEvery, extra, fmt.Sprintf("%d readings of each sensor that the machine did not hand over late", percentileSamples), func(ctx context.Context) (bool, string, error) {
 		windows, err := s.reader.windows(judged, s.began, nil)
 		if err != nil {
 			return false, "", err
@@ -233,6 +231,7 @@ func judgeL5(ctx context.Context, e *Env) (r Result, err error) {
 		return r, err
 	}
 	if !s.served {
+		s.selection(&r, s.named(partL1, ""))
 		return s.unserved(r, s.named(partL1, ""))
 	}
 	victim, control := Sensor{}, BoardControl(nil)

@@ -143,7 +143,7 @@ func (s *session) selection(r *Result, wishes []*wish) {
 // unserved is the verdict on DataPaths of a session that was not served as a whole: those
 // that select wrongly fail, the others cannot be judged.
 func (s *session) unserved(r Result, wishes []*wish) (Result, error) {
-	if slices.ContainsFunc(wishes, func(w *wish) bool { return w.problem != "" }) {
+	if r.Reason != "" && slices.ContainsFunc(wishes, func(w *wish) bool { return w.problem != "" }) {
 		return r.verdict(), nil
 	}
 	for _, w := range s.wishes {
