@@ -114,28 +114,11 @@ func (e *Env) latencyFilter(ctx context.Context, part string) (*session, map[str
 }
 
 func (e *Env) latency(ctx context.Context, id, part string) (Result, error) {
-	s, at, err := e.latencyFilter(ctx, part)
+	s, _, err := e.latencyFilter(ctx, part)
 	if err != nil {
 		return Result{}, err
 	}
-	r := Result{since: s.began}
-	wishes := s.named(part, "")
-	s.selection(&r, wishes)
-	if !s.served {
-		return s.unserved(r, wishes)
-	}
-	j, err := s.window(ctx, id)
-	if err != nil {
-		return r, err
-	}
-	if s.firstBy != id {
-		r.SharesWindow = s.firstBy
-	}
-	r.take(e, j, func(a ledger.Account) bool { return !a.Expected || a.Endpoint == at[part].String() })
-	if len(r.Expected.Streams) == 0 {
-		return r, errors.New("not judged: no stream was expected")
-	}
-	return r.verdict(), nil
+	return s.byWindow(ctx, id, s.named(part, ""), func(ledger.Account) bool { return true })
 }
 
 func judgeL1(ctx context.Context, e *Env) (Result, error) { return e.latency(ctx, "L1", partL1) }
